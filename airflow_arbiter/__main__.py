@@ -1,0 +1,35 @@
+"""The command line: ``python -m airflow_arbiter [OPTIONS] [APP_MODULE]``, also ``airflow-arbiter``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from airflow_arbiter.compat import check_platform
+from airflow_arbiter.errors import ArbiterError
+
+PROG = "airflow-arbiter"
+USAGE_ERROR = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Serve until told to stop.
+
+    :param arguments: the command line without the program's name; None takes this process's.
+    :raises SystemExit: always in the end: 0 after a stop, 2 for a wrong option or an unsupported machine, 3
+        for an app that cannot boot.
+    """
+    try:
+        check_platform()
+        from airflow_arbiter.app import AirflowGunicornApp
+
+        app = AirflowGunicornApp(arguments=sys.argv[1:] if arguments is None else arguments, prog=PROG)
+    except ArbiterError as error:
+        sys.stderr.write(f"{PROG}: error: {error}\n")
+        sys.exit(USAGE_ERROR)
+    app.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""
+The gunicorn application: which app is served, and with which options.
+
+Owns the order in which options win and the loading of the app. Lowest first: defaults, Airflow's ``[api]``
+section (when Airflow is what we serve), the mapping given to :class:`AirflowGunicornApp`,
+``gunicorn.conf.py``, ``GUNICORN_CMD_ARGS``, the command line.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gunicorn import util
+from gunicorn.app.base import Application, BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.config import get_default_config_file
+from gunicorn.errors import AppImportError
+
+from airflow_arbiter import events, logconfig, settings
+from airflow_arbiter.arbiter import AirflowArbiter
+from airflow_arbiter.errors import IntegrationError, SettingsError
+
+USAGE = "%(prog)s [OPTIONS] [APP_MODULE]"
+
+_DEFAULTS: dict[str, Any] = {
+    "worker_class": settings.WORKER_CLASS,
+    # gunicorn's control server is a thread in the process that forks.
+    "control_socket_disable": True,
+}
+_OWN_LOGGING = ("logconfig", "logconfig_json", "logconfig_dict", "syslog")
+
+
+class _ArbiterApplication(BaseApplication):
+    """
+    What :meth:`Application.run` hands over to once it has done its part (daemon, python path, config check).
+
+    Comes between gunicorn's ``Application`` and ``BaseApplication`` in the order of inheritance, so that its
+    ``super().run()`` finds our arbiter instead of gunicorn's.
+    """
+
+    def run(self) -> None:
+        try:
+            arbiter = AirflowArbiter(self)
+        except AppImportError as error:
+            events.publish("app.load_failed", level="error", error=str(error))
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        except (Exception, SystemExit):
+            # Only preloading the app runs foreign code here; whatever it raises, we cannot boot.
+            events.publish_exception("app.load_failed")
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        arbiter.run()
+
+
+class AirflowGunicornApp(Application, _ArbiterApplication):
+    """
+    Serve the Airflow API server, or the ASGI app named by ``wsgi_app``.
+
+    :param cfg: gunicorn's settings and ours, by name; hooks are given as callables.
+    :param arguments: a command line to read as well, without the program's name; None reads none.
+    :param prog: the program's name, for the usage message.
+    :raises SettingsError: for an unknown option or a value that it cannot have.
+    :raises IntegrationError: when neither an app is named nor Airflow is installed.
+    """
+
+    cfg: Any
+
+    def __init__(
+        self,
+        cfg: Mapping[str, Any] | None = None,
+        *,
+        arguments: Sequence[str] | None = None,
+        prog: str | None = None,
+    ) -> None:
+        self._options = dict(cfg or {})
+        self._arguments = arguments
+        self.app_uri: str | None = None
+        super().__init__(USAGE, prog=prog)
+
+    # -- options ---------------------------------------------------------------------------------------------
+
+    def do_load_config(self) -> None:
+        """
+        Read all options anew; the old ones stay in force if any is wrong.
+
+        :raises SettingsError: as the class.
+        """
+        previous = self.cfg
+        try:
+            super().load_default_config()
+            self.load_config()
+            validate = getattr(self.cfg, "validate", None)  # gunicorn 27
+            if validate is not None:
+                validate()
+        except SettingsError:
+            self.cfg = previous
+            raise
+        except (ValueError, TypeError, RuntimeError) as error:
+            self.cfg = previous
+            raise SettingsError(str(error)) from error
+
+    def load_config(self) -> None:
+        parser = self.cfg.parser()
+        command_line = vars(parser.parse_args(list(self._arguments or ())))
+        environment = vars(parser.parse_args(self.cfg.get_cmd_args_from_env()))
+        self.chdir()
+        config_file = command_line["config"] or environment["config"] or self._options.get("config")
+        if config_file is None and self._arguments is not None:
+            config_file = get_default_config_file()
+        from_file = self._read_config_file(config_file) if config_file else {}
+
+        layers: list[tuple[str, Mapping[str, Any]]] = [
+            ("cfg", self._options),
+            (str(config_file), from_file),
+            ("GUNICORN_CMD_ARGS", _given(environment)),
+            ("command line", _given(command_line)),
+        ]
+        positional = command_line["args"]
+        uris = [layer["wsgi_app"] for _, layer in layers if layer.get("wsgi_app")] + positional[:1]
+        self.app_uri = uris[-1] if uris else None
+        defaults = [("default", {**_DEFAULTS, "default_proc_name": self.app_uri or "airflow-api-server"})]
+        if self.app_uri is None:
+            defaults.append(("Airflow's [api] section", _airflow().api_options()))
+        for source, options in defaults + layers:
+            settings.apply(self.cfg, options, source=source)
+        self.chdir()
+        settings.check(self.cfg)
+        if not any(self.cfg.settings[name].get() for name in _OWN_LOGGING):
+            self.cfg.set(
+                "logconfig_dict",
+                logconfig.build(
+                    level=self.cfg.loglevel, errorlog=self.cfg.errorlog, accesslog=self.cfg.accesslog
+                ),
+            )
+
+    def _read_config_file(self, location: str) -> dict[str, Any]:
+        """Run a configuration file; names in it that are no settings are its own affair."""
+        try:
+            if location.startswith("python:"):
+                names = self.get_config_from_module_name(location[len("python:") :])
+            else:
+                names = self.get_config_from_filename(location.removeprefix("file:"))
+        except SystemExit:
+            # gunicorn has printed the traceback and wants to exit, which a reload must not.
+            raise SettingsError(f"config: {location} could not be read; its error is shown above") from None
+        except Exception as error:
+            raise SettingsError(f"config cannot be {location!r}: {error}") from error
+        return {name: value for name, value in names.items() if name in self.cfg.settings}
+
+    # -- the app ---------------------------------------------------------------------------------------------
+
+    @property
+    def health_check_path(self) -> str | None:
+        """What a worker asks of the app before it is ready; None where there is nothing to ask."""
+        path: str | None = self.cfg.health_check_path
+        return path
+
+    def load(self) -> Any:
+        if self.app_uri is None:
+            return _airflow().load_app()
+        return util.import_app(self.app_uri)
+
+    def leave_worker(self) -> None:
+        """Give back, at the end of a worker, what the app holds beyond its lifespan."""
+        if self.app_uri is None:
+            _airflow().dispose_orm()
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were named on a command line."""
+    return {name: value for name, value in options.items() if value is not None and name != "args"}
+
+
+def _airflow() -> Any:
+    """
+    The module that knows Airflow.
+
+    :raises IntegrationError: when Airflow is not installed.
+    """
+    try:
+        from airflow_arbiter import provider
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "airflow":
+            raise
+        raise IntegrationError(
+            "Airflow is not installed and no APP_MODULE is given; install it "
+            "(pip install 'airflow-arbiter[airflow]') or name an ASGI app (module:app)"
+        ) from None
+    return provider

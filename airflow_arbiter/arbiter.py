@@ -1,0 +1,424 @@
+"""
+The master: observes the pool, asks the planner, and does what it says.
+
+Owns the processes and the loop: fork, signals, pipes, reaping. Has no rule of its own: who is replaced, when
+and why is decided in :mod:`airflow_arbiter.rollout`. No thread may live in this process, because it forks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import random
+import selectors
+import signal
+import sys
+import time
+from typing import Any
+
+from gunicorn import sock
+from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
+
+from airflow_arbiter import events, settings
+from airflow_arbiter.errors import ArbiterError
+from airflow_arbiter.health import describe
+from airflow_arbiter.pool import (
+    Action,
+    Departure,
+    Drain,
+    Halt,
+    Kill,
+    PoolView,
+    RolloutPolicy,
+    RolloutState,
+    Spawn,
+    WorkerView,
+)
+from airflow_arbiter.proctitle import set_title
+from airflow_arbiter.rollout import IDLE_WAKE_S, plan
+from airflow_arbiter.workers import AirflowUvicornWorker
+
+if sys.version_info >= (3, 11):
+    from typing import assert_never
+else:
+    from typing_extensions import assert_never
+
+QUICK_STOP_S = 2.0
+"""What workers get to leave in a quick stop."""
+
+_FIXED_SETTINGS = ("bind", "pidfile", "user", "group", "daemon", "umask")
+"""What only a restart can change; SIGHUP keeps the old values and says so."""
+
+
+class AirflowArbiter(Arbiter):
+    """
+    gunicorn's arbiter, with replacement of workers one by one.
+
+    :param app: the application; its ``cfg`` holds gunicorn's settings and ours.
+    """
+
+    # Narrower than gunicorn's: only our workers have a status page.
+    WORKERS: dict[int, AirflowUvicornWorker]
+    reexec_pid: int
+
+    def __init__(self, app: Any) -> None:
+        # Before super(): its __init__ runs setup(), and WORKERS and LISTENERS are shared by the whole class.
+        self.WORKERS = {}
+        self.LISTENERS: list[Any] = []
+        self.generation = 1
+        self._policy = RolloutPolicy()
+        self._state = RolloutState()
+        self._departures: list[Departure] = []
+        self._spawn_errors: list[str] = []
+        self._wake_in_s = IDLE_WAKE_S
+        self._title = ""
+        super().__init__(app)
+        # sys.argv has the path of __main__.py where the command was `python -m`, and SIGUSR2 must start the
+        # same.
+        self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
+
+    def setup(self, app: Any) -> None:
+        super().setup(app)
+        self._policy = settings.policy(self.cfg)
+        if self.cfg.worker_refresh_batch_size > self.cfg.workers:
+            events.publish(
+                "settings.lowered",
+                level="warning",
+                option="worker_refresh_batch_size",
+                value=self.cfg.worker_refresh_batch_size,
+                lowered_to=self._policy.surge,
+                because="more than workers",
+            )
+
+    # -- observe, decide, act --------------------------------------------------------------------------------
+
+    def manage_workers(self) -> None:
+        """Take one turn."""
+        try:
+            view = self._observe()
+            decision = plan(view, self._policy)
+            self._state = decision.state
+            self._wake_in_s = decision.wake_in_s
+            for event in decision.events:
+                events.publish(event.name, level=event.level, **dict(event.values))
+            for action in decision.actions:
+                self._act(action)
+            self._show_title()
+        except Exception:
+            # The turn must not end the server; the next one looks at the world anew.
+            events.publish_exception("arbiter.turn_failed")
+
+    def _observe(self) -> PoolView:
+        workers = tuple(map(_view_of, self.WORKERS.values()))
+        departures, self._departures = tuple(self._departures), []
+        spawn_errors, self._spawn_errors = tuple(self._spawn_errors), []
+        return PoolView(
+            now=time.monotonic(),
+            target=self.num_workers,
+            generation=self.generation,
+            workers=workers,
+            state=self._state,
+            departures=departures,
+            spawn_errors=spawn_errors,
+        )
+
+    def _act(self, action: Action) -> None:
+        if isinstance(action, Spawn):
+            self._do_spawn(action)
+        elif isinstance(action, Drain):
+            self._do_drain(action)
+        elif isinstance(action, Kill):
+            self._do_kill(action)
+        elif isinstance(action, Halt):
+            self._do_halt(action)
+        else:
+            assert_never(action)
+
+    def _do_spawn(self, action: Spawn) -> None:
+        for _ in range(action.count):
+            try:
+                pid = self.spawn_worker(must_prove=action.must_prove)
+            except OSError as error:
+                self._spawn_errors.append(str(error))
+                return
+            worker = self.WORKERS[pid]
+            events.publish("worker.spawned", worker_pid=pid, age=worker.age, generation=worker.generation)
+
+    def _do_drain(self, action: Drain) -> None:
+        events.publish("worker.drain_requested", worker_pid=action.pid, age=action.age, reason=action.reason)
+        self.kill_worker(action.pid, signal.SIGTERM)
+
+    def _do_kill(self, action: Kill) -> None:
+        worker = self.WORKERS[action.pid]
+        worker.kill_cause = action.cause
+        events.publish(
+            "worker.killed", level="error", worker_pid=action.pid, age=action.age, cause=action.cause
+        )
+        self.kill_worker(action.pid, signal.SIGKILL)
+
+    def _do_halt(self, action: Halt) -> None:
+        raise HaltServer(f"the app cannot boot: {action.cause}", self.WORKER_BOOT_ERROR)
+
+    def _show_title(self) -> None:
+        title = f"master [{self.proc_name}]"
+        if title != self._title:
+            self._title = title
+            set_title(title)
+
+    # -- processes -------------------------------------------------------------------------------------------
+
+    def spawn_worker(self, *, must_prove: bool = False) -> int:
+        """
+        Fork a worker.
+
+        :param must_prove: whether it listens only once it is ready.
+        :return: its pid, in the master; the child leaves by ``SystemExit`` through its caller's frames.
+        :raises OSError: when the system has no process, descriptor or memory for it.
+        """
+        self.worker_age += 1
+        worker = self.worker_class(
+            self.worker_age, self.pid, self.LISTENERS, self.app, self.timeout / 2.0, self.cfg, self.log
+        )
+        worker.generation = self.generation
+        worker.must_prove = must_prove
+        worker.jitter = random.random()
+        worker.notify_fd = self._notify_write
+        self.cfg.pre_fork(self, worker)
+
+        # A signal between the fork and the worker's own handlers would be swallowed by a copy of our queue.
+        signal.pthread_sigmask(signal.SIG_BLOCK, worker.SIGNALS)
+        try:
+            pid = os.fork()
+        except OSError:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, worker.SIGNALS)
+            worker.tmp.close()
+            worker.status.close()
+            raise
+        if pid == 0:
+            self._be_worker(worker)
+        worker.pid = pid
+        self.WORKERS[pid] = worker
+        self._stats["workers_spawned"] += 1
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, worker.SIGNALS)
+        return pid
+
+    def _be_worker(self, worker: AirflowUvicornWorker) -> None:
+        """
+        Live the worker's life. Runs in the child.
+
+        Source: the second half of ``gunicorn.arbiter.Arbiter.spawn_worker``, without its prints.
+
+        :raises SystemExit: always.
+        """
+        for sibling in self.WORKERS.values():
+            sibling.tmp.close()
+        worker.pid = os.getpid()
+        code = 0
+        try:
+            self.cfg.post_fork(self, worker)
+            worker.init_process()
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else bool(error.code)
+        except Exception:
+            events.publish_exception("worker.failed", worker_pid=worker.pid)
+            code = 1 if worker.booted else self.WORKER_BOOT_ERROR
+        for leave in (self.app.leave_worker, lambda: self.cfg.worker_exit(self, worker), worker.tmp.close):
+            try:
+                leave()
+            except Exception:
+                events.publish_exception("worker.exit_hook_failed", level="warning", worker_pid=worker.pid)
+        # The interpreter's last collection would walk, and so copy, every page that is shared with the
+        # master, for memory that the kernel takes back anyway: 1.4 s instead of 0.1 s for Airflow.
+        gc.disable()
+        gc.freeze()
+        sys.exit(code)
+
+    def kill_worker(self, pid: int, sig: int) -> None:
+        """
+        Send a worker a signal; the request to leave only once, whoever asks.
+
+        A process that is gone is reaped by the next turn.
+        """
+        worker = self.WORKERS.get(pid)
+        if worker is None:
+            return
+        if sig == signal.SIGTERM:
+            if worker.draining_at is not None:
+                return
+            worker.draining_at = time.monotonic()
+        if sig == signal.SIGKILL:
+            worker.killed_at = time.monotonic()
+        if sig in (signal.SIGTERM, signal.SIGKILL):
+            self._stats["workers_killed"] += 1
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, sig)
+
+    def reap_workers(self) -> None:
+        """Take the exit of every child that is gone, and keep it for the next look."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            if pid == self.reexec_pid:
+                self.reexec_pid = 0
+                continue
+            worker = self.WORKERS.pop(pid, None)
+            if worker is None:
+                continue  # an orphan that became ours because we are PID 1
+            self._departures.append(Departure(worker=_view_of(worker), cause=_exit_cause(status, worker)))
+            worker.tmp.close()
+            worker.status.close()
+            try:
+                self.cfg.child_exit(self, worker)
+            except Exception:
+                events.publish_exception("arbiter.hook_failed", level="warning", hook="child_exit")
+
+    def murder_workers(self) -> None:
+        """Do nothing: deadlines are the planner's."""
+
+    # -- signals and waiting ---------------------------------------------------------------------------------
+
+    def init_signals(self) -> None:
+        """Set the handlers up, and what wakes the loop: a signal, or a worker's byte."""
+        self._notify_read, self._notify_write = _wake_pipe()
+        self._signal_read, signal_write = _wake_pipe()
+        signal.set_wakeup_fd(signal_write, warn_on_full_buffer=False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._notify_read, selectors.EVENT_READ)
+        self._selector.register(self._signal_read, selectors.EVENT_READ)
+        super().init_signals()
+
+    def wait_for_signals(self, timeout: float = IDLE_WAKE_S) -> list[int]:
+        """
+        Sleep until a signal, a worker's news or the planner's next moment.
+
+        :param timeout: longest sleep, in seconds.
+        :return: the signals that came, in order.
+        """
+        if self.SIG_QUEUE.empty():
+            for key, _ in self._selector.select(min(timeout, self._wake_in_s)):
+                with contextlib.suppress(BlockingIOError):
+                    os.read(key.fd, 4096)
+        signals: list[int] = []
+        while not self.SIG_QUEUE.empty():
+            sig = self.SIG_QUEUE.get_nowait()
+            if sig != self.WAKEUP_REQUEST:
+                signals.append(sig)
+        return signals
+
+    def handle_winch(self) -> None:
+        """Let all workers go, where we are a daemon; SIGTTIN or SIGHUP brings them back."""
+        if self.cfg.daemon:
+            self.num_workers = 0
+
+    def reload(self) -> None:
+        """
+        Read the configuration anew and open a rollout to the next generation. Returns at once.
+
+        A configuration with an error changes nothing.
+        """
+        self._stats["reloads"] += 1
+        old = {name: self.cfg.settings[name].get() for name in _FIXED_SETTINGS}
+        self._reset_environment()
+        try:
+            self.app.reload()
+            self.setup(self.app)
+        except (ArbiterError, SystemExit) as error:
+            events.publish("reload.refused", level="error", error=str(error))
+            return
+        for name, value in old.items():
+            if self.cfg.settings[name].get() != value:
+                events.publish("reload.ignored", level="warning", option=name, because="needs a restart")
+                self.cfg.settings[name].value = value
+        self.log.reopen_files()
+        self.cfg.on_reload(self)
+        self.generation += 1
+        if not self._policy.surge:
+            events.publish("rollout.off", level="warning", because="worker_refresh_batch_size is 0")
+
+    def _reset_environment(self) -> None:
+        """Take back what the old configuration's ``raw_env`` had set."""
+        for name in self.cfg.env:
+            if name in self.cfg.env_orig:
+                os.environ[name] = self.cfg.env_orig[name]
+            else:
+                os.environ.pop(name, None)
+
+    # -- stop ------------------------------------------------------------------------------------------------
+
+    def stop(self, graceful: bool = True) -> None:  # noqa: FBT001, FBT002  # gunicorn's signature
+        """
+        End all workers.
+
+        :param graceful: let them drain, for ``graceful_timeout``; a further SIGTERM, SIGINT or SIGQUIT cuts
+            that short. Otherwise they get two seconds.
+        """
+        sock.close_sockets(self.LISTENERS, unlink=self._owns_socket_files())
+        self.LISTENERS = []
+        self.kill_workers(signal.SIGTERM if graceful else signal.SIGQUIT)
+        deadline = time.monotonic() + (self.cfg.graceful_timeout if graceful else QUICK_STOP_S)
+        while self.WORKERS and (left_s := deadline - time.monotonic()) > 0:
+            self._wake_in_s = left_s
+            pending = self.wait_for_signals(timeout=IDLE_WAKE_S)
+            if graceful and {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}.intersection(pending):
+                graceful = False
+                self.log.info("Quick shutdown requested")
+                self.kill_workers(signal.SIGQUIT)
+                deadline = min(deadline, time.monotonic() + QUICK_STOP_S)
+            self.reap_workers()
+        self.kill_workers(signal.SIGKILL)
+        while self.WORKERS:
+            self._wake_in_s = IDLE_WAKE_S
+            self.wait_for_signals()
+            self.reap_workers()
+
+    def _owns_socket_files(self) -> bool:
+        """Whether the files of Unix sockets are ours to remove: not during an upgrade, not systemd's."""
+        return self.reexec_pid == 0 and self.master_pid == 0 and not self.systemd
+
+
+def _wake_pipe() -> tuple[int, int]:
+    """A pipe that never blocks and never survives an exec."""
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+    return read, write
+
+
+def _view_of(worker: AirflowUvicornWorker) -> WorkerView:
+    """Put together what the master knows of a worker and what the worker tells of itself."""
+    status = worker.status.read()
+    draining = [at for at in (worker.draining_at, status.draining_at) if at is not None]
+    return WorkerView(
+        pid=worker.pid,
+        age=worker.age,
+        generation=worker.generation,
+        spawned_at=worker.spawned_at,
+        jitter=worker.jitter,
+        listening_at=status.listening_at,
+        ready_at=status.ready_at,
+        beat_at=status.beat_at,
+        retire_reason=status.retire_reason,
+        draining_at=min(draining, default=None),
+        killed_at=worker.killed_at,
+        trouble=describe(status.probe_code) if status.probe_at is not None else "",
+    )
+
+
+def _exit_cause(status: int, worker: AirflowUvicornWorker) -> str:
+    """Say in words how a process ended, and why if it was our doing."""
+    code = os.waitstatus_to_exitcode(status)
+    if worker.kill_cause:
+        return worker.kill_cause
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = str(-code)
+    return f"signal {name}" + (", perhaps out of memory" if -code == signal.SIGKILL else "")

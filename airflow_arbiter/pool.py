@@ -1,0 +1,236 @@
+"""
+The values that the planner reads and writes: what is seen of the pool, and what is to be done about it.
+
+Owns the words (target, surge, available, due, drain, kill, generation) as frozen facts. Knows nobody, and
+holds no rule; the rules are in :mod:`airflow_arbiter.rollout`. Times are seconds of one monotonic clock.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+Reason = Literal["age", "requests", "memory", "generation", "command"]
+Phase = Literal["idle", "progressing", "stalled"]
+Level = Literal["info", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutPolicy:
+    """
+    What the operator wants of the pool.
+
+    :param surge: extra live processes allowed while replacing; 0 turns replacement off.
+    :param refresh_interval_s: seconds of service after which a worker is due; 0 turns that reason off.
+    :param refresh_jitter: fraction of the interval that a worker's own luck may add.
+    :param boot_timeout_s: seconds from spawn until the worker must serve.
+    :param min_ready_s: seconds ready before a worker counts as available.
+    :param heartbeat_timeout_s: seconds of silence after which a serving worker is hung; 0 never.
+    :param drain_timeout_s: seconds from the request to leave until the worker must be gone.
+    :raises ValueError: for a value out of its range.
+    """
+
+    surge: int = 1
+    refresh_interval_s: float = 0.0
+    refresh_jitter: float = 0.1
+    boot_timeout_s: float = 120.0
+    min_ready_s: float = 0.0
+    heartbeat_timeout_s: float = 30.0
+    drain_timeout_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in (
+            "surge",
+            "refresh_interval_s",
+            "refresh_jitter",
+            "min_ready_s",
+            "heartbeat_timeout_s",
+            "drain_timeout_s",
+        ):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a finite number, 0 or more, not {getattr(self, name)!r}")
+        if not 0 < self.boot_timeout_s < math.inf:
+            raise ValueError(f"boot_timeout_s must be a finite number above 0, not {self.boot_timeout_s!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerView:
+    """
+    The facts about one worker process that exists.
+
+    :param age: gunicorn's spawn counter, which is the FIFO order and the worker's identity (a pid comes
+        again).
+    :param jitter: luck in [0, 1), drawn at spawn, that spreads the refresh interval.
+    :param listening_at: since when it takes connections.
+    :param ready_at: since when it has proved itself.
+    :param beat_at: last heartbeat.
+    :param retire_reason: why the worker itself, or an operator, wants it replaced.
+    :param draining_at: since when it was asked to leave.
+    :param killed_at: when SIGKILL was sent.
+    :param trouble: why it is not ready, in words, as far as known.
+    """
+
+    pid: int
+    age: int
+    generation: int
+    spawned_at: float
+    jitter: float = 0.0
+    listening_at: float | None = None
+    ready_at: float | None = None
+    beat_at: float | None = None
+    retire_reason: Reason | None = None
+    draining_at: float | None = None
+    killed_at: float | None = None
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Departure:
+    """A worker that is gone, as it was when last seen, and why: ``exit code 1``, ``signal SIGKILL``."""
+
+    worker: WorkerView
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """
+    A wait that grows with every failed attempt.
+
+    :param strikes: failed attempts in a row.
+    :param struck_at: when the last one was counted.
+    :param retry_at: when to try again.
+    """
+
+    strikes: int = 0
+    struck_at: float = -math.inf
+    retry_at: float = -math.inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """A rollout under way: since when, and how many due workers have left."""
+
+    started_at: float
+    replaced: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutState:
+    """
+    What the next turn must know of the turns before.
+
+    :param has_served: some worker has taken connections once; before that, failing means that we cannot
+        start.
+    :param has_proved: some worker has been ready once; from then on newcomers prove themselves before they
+        listen.
+    :param turn_at: when the last turn was.
+    :param resumed_at: when we last came back from a pause; no deadline counts time before it.
+    :param boot_backoff: waits after newcomers that failed.
+    :param crash_backoff: waits after workers that died soon after birth.
+    """
+
+    has_served: bool = False
+    has_proved: bool = False
+    turn_at: float | None = None
+    resumed_at: float = -math.inf
+    boot_backoff: Backoff = field(default_factory=Backoff)
+    crash_backoff: Backoff = field(default_factory=Backoff)
+    progress: Progress | None = None
+
+    @property
+    def phase(self) -> Phase:
+        """Where the pool is: at rest, moving, or held up by newcomers that fail."""
+        if self.boot_backoff.strikes:
+            return "stalled"
+        return "progressing" if self.progress else "idle"
+
+    @property
+    def retry_at(self) -> float:
+        """The moment before which nothing is spawned."""
+        return max(self.boot_backoff.retry_at, self.crash_backoff.retry_at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolView:
+    """
+    One look at the world.
+
+    :param target: workers wanted.
+    :param generation: the generation that workers should have.
+    :param departures: workers that went since the last turn.
+    :param spawn_errors: why processes could not be made since the last turn.
+    """
+
+    now: float
+    target: int
+    generation: int
+    workers: tuple[WorkerView, ...]
+    state: RolloutState
+    departures: tuple[Departure, ...] = ()
+    spawn_errors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spawn:
+    """
+    Make workers.
+
+    :param must_prove: take connections only once ready. Before anything has ever been ready there is nobody
+        to protect, and a health endpoint that can be read beats a closed port.
+    """
+
+    count: int
+    must_prove: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """Ask a worker to finish what it has and leave."""
+
+    pid: int
+    age: int
+    reason: Reason | Literal["scale", "surplus"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kill:
+    """End a worker that missed a deadline, at once."""
+
+    pid: int
+    age: int
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Halt:
+    """Give up: nothing has ever served, and the app cannot boot."""
+
+    cause: str
+
+
+Action = Spawn | Drain | Kill | Halt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that the operator should hear of: a stable name, and its values."""
+
+    name: str
+    level: Level = "info"
+    values: tuple[tuple[str, str | int | float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """
+    What to do now.
+
+    :param wake_in_s: seconds after which to look again if nothing happens.
+    """
+
+    actions: tuple[Action, ...]
+    state: RolloutState
+    events: tuple[Event, ...]
+    wake_in_s: float

@@ -1,0 +1,113 @@
+"""
+What we know of Airflow, and the only module that imports it.
+
+Owns the translation of Airflow's ``[api]`` options into settings, and what Airflow's own command prepares
+before it serves.
+
+Source: ``airflow.cli.commands.api_server_command`` and ``airflow.api_fastapi.gunicorn_app``.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from typing import Any
+from urllib.parse import urlsplit
+
+from airflow.configuration import conf
+from airflow.exceptions import AirflowConfigException
+
+from airflow_arbiter.errors import SettingsError
+
+APP_URI = "airflow.api_fastapi.main:app"
+HEALTH_CHECK_PATH = "/api/v2/monitor/health"
+
+
+_CERT_REQS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
+
+
+def api_options() -> dict[str, Any]:
+    """
+    Read Airflow's ``[api]`` section as settings.
+
+    As in Airflow's own server, ``worker_timeout`` is also the time for a drain and for idle connections.
+
+    :raises SettingsError: for an option that is not of its type; the message names it.
+    """
+    try:
+        return _read_api_options()
+    except AirflowConfigException as error:
+        raise SettingsError(f"Airflow's [api] section: {error}") from error
+
+
+def _read_api_options() -> dict[str, Any]:
+    timeout = conf.getint("api", "worker_timeout")
+    options: dict[str, Any] = {
+        "bind": f"{_bracketed(conf.get('api', 'host'))}:{conf.getint('api', 'port')}",
+        "workers": conf.getint("api", "workers"),
+        "timeout": timeout,
+        "graceful_timeout": timeout,
+        "keepalive": timeout,
+        "loglevel": conf.get("logging", "uvicorn_logging_level", fallback="info").lower(),
+        "preload_app": True,
+        "worker_refresh_interval": conf.getint("api", "worker_refresh_interval", fallback=0),
+        "worker_refresh_batch_size": conf.getint("api", "worker_refresh_batch_size", fallback=1),
+        "health_check_path": f"{_root_path()}{HEALTH_CHECK_PATH}",
+        # The command trusts X-Forwarded-* only with --proxy-headers, which is a setting of gunicorn's here.
+        "forwarded_allow_ips": os.environ.get("FORWARDED_ALLOW_IPS", ""),
+    }
+    return {**options, **_ssl_options()}
+
+
+def _ssl_options() -> dict[str, Any]:
+    certificate = conf.get("api", "ssl_cert", fallback="")
+    key = conf.get("api", "ssl_key", fallback="")
+    if not certificate and not key:
+        return {}
+    if not certificate or not key:
+        raise SettingsError("Airflow's [api] section: ssl_cert and ssl_key need each other, and one is empty")
+    cert_reqs = conf.get("api", "ssl_cert_reqs", fallback="none")
+    if cert_reqs not in _CERT_REQS:
+        raise SettingsError(
+            f"Airflow's [api] section: ssl_cert_reqs cannot be {cert_reqs!r}; "
+            f"allowed: {', '.join(_CERT_REQS)}"
+        )
+    return {
+        "certfile": certificate,
+        "keyfile": key,
+        "ca_certs": conf.get("api", "ssl_ca_file", fallback=None) or None,
+        "cert_reqs": _CERT_REQS[cert_reqs],
+    }
+
+
+def load_app() -> Any:
+    """
+    Load the API server's app, with what Airflow's command prepares.
+
+    Called in the master when the app is preloaded, so that all workers share the key that signs their tokens
+    even where none is configured.
+    """
+    from airflow.api_fastapi.auth.tokens import get_signing_args
+    from airflow.utils.providers_configuration_loader import providers_configuration_loaded
+    from gunicorn import util
+
+    os.environ.setdefault("AIRFLOW_API_APPS", "all")
+    get_signing_args()
+    return providers_configuration_loaded(util.import_app)(APP_URI)
+
+
+def dispose_orm() -> None:
+    """Close this process's pooled connections to the metadata database."""
+    from airflow import settings
+
+    settings.dispose_orm(do_log=False)
+
+
+def _root_path() -> str:
+    """The path under which Airflow serves, from ``[api] base_url``, without a trailing slash."""
+    base_url: str = conf.get("api", "base_url", fallback="")
+    return urlsplit(base_url).path.rstrip("/")
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,287 @@
+"""
+Our settings, as gunicorn settings.
+
+Owns names, defaults, bounds and descriptions. A subclass of gunicorn's ``Setting`` registers itself when it
+is defined, which gives each option its command-line flag, its place in ``gunicorn.conf.py`` and
+``GUNICORN_CMD_ARGS``, and its validation, with no parser of ours. Knows nothing of processes.
+
+Source: ``gunicorn.config.SettingMeta`` and ``Config.parser``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gunicorn import config as gunicorn_config
+from gunicorn.config import Config, Setting
+
+from airflow_arbiter.errors import SettingsError
+from airflow_arbiter.pool import RolloutPolicy
+
+SECTION = "Airflow arbiter"
+WORKER_CLASS = "airflow_arbiter.workers.AirflowUvicornWorker"
+
+
+# -- validators
+# ------------------------------------------------------------------------------------------------
+
+
+def _whole_number(value: Any) -> int:
+    """Accept a whole number, 0 or more, also as text."""
+    number = int(value, 0) if isinstance(value, str) else value
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        raise ValueError("not a whole number, 0 or more")
+    return number
+
+
+def _number(value: Any) -> float:
+    """Accept a finite number, 0 or more, also as text."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError("not a number")
+    number = float(value)
+    if not 0 <= number < math.inf:
+        raise ValueError("not a finite number, 0 or more")
+    return number
+
+
+def _positive_number(value: Any) -> float:
+    number = _number(value)
+    if not number:
+        raise ValueError("not above 0")
+    return number
+
+
+def _fraction(value: Any) -> float:
+    number = _number(value)
+    if number > 1:
+        raise ValueError("above 1")
+    return number
+
+
+def _path(value: Any) -> str | None:
+    """Accept a URL path that starts with a slash; an empty one means none."""
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or not value.startswith("/") or not value.isascii():
+        raise ValueError("not an ASCII path that starts with '/'")
+    return value
+
+
+_ALLOWED: dict[Callable[[Any], Any], str] = {
+    _whole_number: "a whole number, 0 or more",
+    _number: "a number, 0 or more",
+    _positive_number: "a number above 0",
+    _fraction: "a number from 0 to 1",
+    _path: "a path that starts with '/', or nothing",
+    gunicorn_config.validate_pos_int: "a whole number, 0 or more",
+    gunicorn_config.validate_bool: "True or False",
+    gunicorn_config.validate_string: "text",
+    gunicorn_config.validate_list_string: "a list of text",
+    gunicorn_config.validate_dict: "a mapping",
+}
+
+
+# -- the settings
+# ----------------------------------------------------------------------------------------------
+
+
+class _InOurSection:
+    """Puts the option into a section of its own in ``--help``."""
+
+    section = SECTION
+
+    def add_option(self, parser: argparse.ArgumentParser) -> None:
+        groups = [group for group in parser._action_groups if group.title == SECTION]
+        group = groups[0] if groups else parser.add_argument_group(SECTION)
+        super().add_option(group)  # type: ignore[misc]  # gunicorn's Setting comes next in the MRO
+
+
+class WorkerRefreshInterval(_InOurSection, Setting):
+    name = "worker_refresh_interval"
+    cli = ["--worker-refresh-interval"]
+    meta = "SECONDS"
+    validator = _number
+    type = float
+    default = 0.0
+    desc = """\
+        Time in service after which a worker is replaced, in seconds; 0 never.
+
+        Workers are replaced oldest first, each only after its successor has proved itself. Airflow's
+        ``[api] worker_refresh_interval``.
+        """
+
+
+class WorkerRefreshJitter(_InOurSection, Setting):
+    name = "worker_refresh_jitter"
+    cli = ["--worker-refresh-jitter"]
+    meta = "FRACTION"
+    validator = _fraction
+    type = float
+    default = 0.1
+    desc = """\
+        Largest fraction that chance adds to each worker's refresh interval, from 0 to 1.
+
+        Keeps replicas that were started together from replacing their workers in step.
+        """
+
+
+class WorkerRefreshBatchSize(_InOurSection, Setting):
+    name = "worker_refresh_batch_size"
+    cli = ["--worker-refresh-batch-size"]
+    meta = "INT"
+    validator = _whole_number
+    type = int
+    default = 1
+    desc = """\
+        The surge: extra live processes allowed while workers are replaced; 0 turns replacement off.
+
+        More than ``workers`` is lowered to ``workers``, with a warning. Airflow's
+        ``[api] worker_refresh_batch_size``.
+        """
+
+
+class WorkerBootTimeout(_InOurSection, Setting):
+    name = "worker_boot_timeout"
+    cli = ["--worker-boot-timeout"]
+    meta = "SECONDS"
+    validator = _positive_number
+    type = float
+    default = 120.0
+    desc = """\
+        Time that a new worker has to start and prove itself before it is removed, in seconds.
+        """
+
+
+class MinReadySeconds(_InOurSection, Setting):
+    name = "min_ready_seconds"
+    cli = ["--min-ready-seconds"]
+    meta = "SECONDS"
+    validator = _number
+    type = float
+    default = 0.0
+    desc = """\
+        Time that a worker must have been ready before it counts as capacity, in seconds.
+        """
+
+
+class HealthCheckPath(_InOurSection, Setting):
+    name = "health_check_path"
+    cli = ["--health-check-path"]
+    meta = "PATH"
+    validator = _path
+    default = None
+    desc = """\
+        Path that a new worker asks of its own app, in memory, before it takes connections.
+
+        It has proved itself once the answer is 2xx and, for Airflow, its database is healthy. The Airflow API
+        server uses ``/api/v2/monitor/health`` unless told otherwise; other apps have none, and are ready when
+        their lifespan startup is complete.
+        """
+
+
+class HealthCheckTimeout(_InOurSection, Setting):
+    name = "health_check_timeout"
+    cli = ["--health-check-timeout"]
+    meta = "SECONDS"
+    validator = _positive_number
+    type = float
+    default = 5.0
+    desc = """\
+        Time for the answer to one health check, in seconds.
+        """
+
+
+OURS: tuple[type[Setting], ...] = (
+    WorkerRefreshInterval,
+    WorkerRefreshJitter,
+    WorkerRefreshBatchSize,
+    WorkerBootTimeout,
+    MinReadySeconds,
+    HealthCheckPath,
+    HealthCheckTimeout,
+)
+"""Our settings in the order of the documentation."""
+
+
+# -- use
+# -------------------------------------------------------------------------------------------------------
+
+
+def apply(cfg: Config, options: Mapping[str, Any], *, source: str) -> None:
+    """
+    Set options by name.
+
+    :param options: setting names and values, gunicorn's and ours.
+    :param source: where they came from, for the message.
+    :raises SettingsError: for a name that is no setting, or a value that the setting cannot have.
+    """
+    for name, value in options.items():
+        setting = cfg.settings.get(name)
+        if setting is None:
+            near = difflib.get_close_matches(str(name), cfg.settings, n=1)
+            hint = (
+                f"did you mean {near[0]!r}?" if near else "allowed: the names of gunicorn's settings and ours"
+            )
+            raise SettingsError(f"{source}: unknown option {name!r}; {hint}")
+        try:
+            setting.set(value)
+        except Exception as error:
+            # gunicorn's validators raise whatever comes: ValueError, TypeError, KeyError, OSError ...
+            raise SettingsError(
+                f"{source}: {name} cannot be {value!r} ({error}); allowed: {_allowed(setting)}"
+            ) from error
+
+
+def _allowed(setting: Setting) -> str:
+    """Say in words which values a setting takes."""
+    return _ALLOWED.get(setting.validator) or str(setting.short).rstrip(".")
+
+
+def check(cfg: Config) -> None:
+    """
+    Refuse what would break the promises, once all options are known.
+
+    :raises SettingsError: for a worker class that is not ours, or ``reuse_port``.
+    """
+    # Imported late: the worker's module reads this one's siblings, and gunicorn names it by text.
+    from airflow_arbiter.workers import AirflowUvicornWorker
+
+    try:
+        worker_class = cfg.worker_class
+    except RuntimeError as error:
+        raise SettingsError(
+            f"worker_class cannot be {cfg.worker_class_str!r}: {str(error).splitlines()[0]}"
+        ) from error
+    if not (isinstance(worker_class, type) and issubclass(worker_class, AirflowUvicornWorker)):
+        raise SettingsError(
+            f"worker_class cannot be {cfg.worker_class_str!r}: only our worker proves itself before it "
+            f"listens and drains without losing a request; allowed: {WORKER_CLASS} or a subclass"
+        )
+    if cfg.reuse_port:
+        raise SettingsError(
+            "reuse_port cannot be True: each worker would have a queue of its own, and the connections in "
+            "it are lost when the worker leaves; allowed: False"
+        )
+    if cfg.workers < 1:
+        raise SettingsError(f"workers cannot be {cfg.workers}; allowed: a whole number, 1 or more")
+
+
+def policy(cfg: Config) -> RolloutPolicy:
+    """
+    Put together what the planner wants to know.
+
+    The surge is lowered to the number of workers.
+    """
+    return RolloutPolicy(
+        surge=min(cfg.worker_refresh_batch_size, cfg.workers),
+        refresh_interval_s=cfg.worker_refresh_interval,
+        refresh_jitter=cfg.worker_refresh_jitter,
+        boot_timeout_s=cfg.worker_boot_timeout,
+        min_ready_s=cfg.min_ready_seconds,
+        heartbeat_timeout_s=cfg.timeout,
+        drain_timeout_s=cfg.graceful_timeout,
+    )

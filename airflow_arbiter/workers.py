@@ -1,0 +1,268 @@
+"""
+The worker: boots, proves itself, beats, drains.
+
+Owns one worker's life from the fork to its exit, and tells of it through its status page. Decides nothing
+about the pool. Built in the master, before the fork, so ``__init__`` must not touch anything process-wide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+# Imported for the master: what uvicorn loads by name after the fork, loaded before it, is shared by all
+# workers and need not be read from disk by each.
+import uvicorn.lifespan.on
+import uvicorn.loops.auto
+import uvicorn.protocols.http.auto  # noqa: F401
+from gunicorn.arbiter import Arbiter
+from gunicorn.errors import AppImportError
+from gunicorn.workers.base import Worker
+from uvicorn.config import Config
+from uvicorn_worker import UvicornWorker
+
+from airflow_arbiter import events
+from airflow_arbiter.drain import DrainingServer
+from airflow_arbiter.health import ProbeResult, probe
+from airflow_arbiter.proctitle import set_title
+from airflow_arbiter.status import Field, StatusPage
+
+BEAT_S = 1.0
+"""Longest pause between two heartbeats; a short ``timeout`` makes it shorter."""
+
+PROBE_PAUSE_FIRST_S = 0.1
+PROBE_PAUSE_LAST_S = 1.0
+"""Pause between two probes of a worker that is not healthy yet; it doubles from the first to the last."""
+
+EXIT_MARGIN_S = 1.0
+"""Part of ``graceful_timeout`` that is kept for the lifespan's shutdown and the exit hooks."""
+
+BOOT_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+"""Asked to leave. Blocked by the master around the fork, so that none is lost before there is a handler."""
+
+
+class AirflowUvicornWorker(UvicornWorker):
+    """
+    A uvicorn worker that takes its first request when it has proved itself, and answers its last.
+
+    :ivar generation: the generation it was spawned for; set by the arbiter, as are the next three.
+    :ivar must_prove: whether it listens only once it is ready.
+    :ivar jitter: its luck in [0, 1), for the refresh interval.
+    :ivar notify_fd: where one byte wakes the master.
+    :ivar spawned_at: when it was made, in seconds of the monotonic clock.
+    :ivar draining_at: when the master asked it to leave, if it did; known in the master only.
+    :ivar killed_at: when the master killed it, if it did; known in the master only.
+    :ivar kill_cause: why; known in the master only.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Not UvicornWorker's: it moves the handlers of uvicorn's loggers about, in the master.
+        Worker.__init__(self, *args, **kwargs)
+        self.status = StatusPage()
+        self.generation = 1
+        self.must_prove = False
+        self.jitter = 0.0
+        self.notify_fd = -1
+        self.spawned_at = time.monotonic()
+        self.draining_at: float | None = None
+        self.killed_at: float | None = None
+        self.kill_cause = ""
+        self._server: DrainingServer | None = None
+        self._has_proved = False
+        self._beat_task: asyncio.Task[None] | None = None
+        self._probe_task: asyncio.Task[None] | None = None
+
+    # -- boot ------------------------------------------------------------------------------------------------
+
+    def init_process(self) -> None:
+        """
+        Boot and serve until asked to leave.
+
+        :raises SystemExit: always in the end, with gunicorn's ``WORKER_BOOT_ERROR`` where the app did not
+            start.
+        """
+        self.set_title("boot")
+        try:
+            super().init_process()
+        except AppImportError as error:
+            events.publish("worker.boot_failed", level="error", error=str(error))
+        except Exception:
+            # Caught here because gunicorn would log the traceback and print its last line again.
+            events.publish_exception("worker.boot_failed")
+        else:
+            return
+        sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    def init_signals(self) -> None:
+        signal.set_wakeup_fd(-1)  # inherited: it would wake the master for our signals
+        super().init_signals()
+        for sig in BOOT_SIGNALS:
+            signal.signal(sig, _leave_boot)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)
+
+    def run(self) -> None:
+        self.config = self._uvicorn_config()
+        super().run()
+
+    def _uvicorn_config(self) -> Config:
+        """
+        Translate gunicorn's settings.
+
+        Source: ``uvicorn_worker.UvicornWorker.__init__``, less what we do ourselves: heartbeats,
+        ``max_requests`` and the loggers' handlers.
+        """
+        kwargs: dict[str, Any] = {
+            "app": self.wsgi,
+            "log_config": None,
+            "access_log": bool(self.cfg.accesslog),
+            "timeout_keep_alive": self.cfg.keepalive,
+            "forwarded_allow_ips": self.cfg.forwarded_allow_ips,
+            "backlog": self.cfg.backlog or Config(app="").backlog,
+        }
+        if self.cfg.is_ssl:
+            options = self.cfg.ssl_options
+            kwargs.update(
+                ssl_keyfile=options.get("keyfile"),
+                ssl_certfile=options.get("certfile"),
+                ssl_keyfile_password=options.get("password"),
+                ssl_version=options.get("ssl_version"),
+                ssl_cert_reqs=options.get("cert_reqs"),
+                ssl_ca_certs=options.get("ca_certs"),
+                ssl_ciphers=options.get("ciphers"),
+            )
+        return Config(**{**kwargs, **self.CONFIG_KWARGS})
+
+    async def _serve(self) -> None:
+        self._beat_task = asyncio.ensure_future(self._beat())
+        self.config.load()
+        self.config.lifespan_class = self._proving(self.config.lifespan_class)
+        limit_s = self.cfg.graceful_timeout
+        self._server = DrainingServer(
+            self.config,
+            drain_limit_s=limit_s - min(EXIT_MARGIN_S, limit_s / 10),
+            on_listening=self._on_listening,
+            on_draining=self._on_draining,
+        )
+        signal.signal(signal.SIGQUIT, self._server.handle_exit)
+        # The sockets themselves, not gunicorn's wrappers: event loops know how to give those back.
+        await self._server.serve(sockets=[listener.sock for listener in self.sockets])
+
+    # -- prove -----------------------------------------------------------------------------------------------
+
+    def _proving(worker, lifespan_class: type[Any]) -> type[Any]:  # noqa: N805
+        """Make a lifespan whose startup ends with the proof: after the app's, before the sockets."""
+        # `worker`, because `self` is the lifespan below.
+
+        class ProvingLifespan(lifespan_class):
+            async def startup(self) -> None:
+                await super().startup()
+                if not self.should_exit:
+                    await worker._prove(getattr(self, "state", {}))
+
+        return ProvingLifespan
+
+    async def _prove(self, state: dict[str, Any]) -> None:
+        """
+        Probe the app until it passes.
+
+        A worker that need not prove itself first listens after one probe, and goes on asking in the
+        background.
+        """
+        path = self.app.health_check_path
+        if path is None or (await self._probe(path, state)).passed:
+            self._has_proved = True
+        elif self.must_prove:
+            await self._probe_until_passed(path, state)
+        else:
+            self._probe_task = asyncio.ensure_future(self._probe_until_passed(path, state))
+
+    async def _probe_until_passed(self, path: str, state: dict[str, Any]) -> None:
+        pause_s = PROBE_PAUSE_FIRST_S
+        while not self._has_proved:
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, PROBE_PAUSE_LAST_S)
+            self._has_proved = (await self._probe(path, state)).passed
+        if self._server is not None and self._server.started:
+            self._on_ready()
+
+    async def _probe(self, path: str, state: dict[str, Any]) -> ProbeResult:
+        result = await probe(
+            self.config.loaded_app, path, state=state, timeout_s=self.cfg.health_check_timeout
+        )
+        self.status.write(Field.PROBE_CODE, result.code)
+        self.status.write(Field.PROBE_AT, time.monotonic())
+        return result
+
+    # -- tell ------------------------------------------------------------------------------------------------
+
+    def set_title(self, state: str) -> None:
+        """Show in the process list what the worker is doing."""
+        set_title(f"worker {self.age} gen {self.generation} [{self.cfg.proc_name}]", state=state)
+
+    async def _beat(self) -> None:
+        """Beat until the process ends. Runs on the event loop: a loop that is blocked must fall silent."""
+        pause_s = min(BEAT_S, self.cfg.timeout / 4) if self.cfg.timeout else BEAT_S
+        while True:
+            now = time.monotonic()
+            if self._server is not None:
+                self.status.write(Field.REQUESTS, self._server.requests)
+                self.status.write(Field.IN_FLIGHT, self._server.in_flight)
+                if self._server.requests >= self.max_requests:
+                    self.status.retire("requests", now)
+            self.status.write(Field.BEAT_AT, now)
+            with contextlib.suppress(OSError):
+                self.notify()  # gunicorn's own heartbeat file, for tools that read it
+            if os.getppid() != self.ppid and self._server is not None:
+                self._server.handle_exit(signal.SIGTERM, None)  # the master died: nobody else will tell us
+            await asyncio.sleep(pause_s)
+
+    def _on_listening(self) -> None:
+        self.status.write_once(Field.LISTENING_AT, time.monotonic())
+        if self._has_proved:
+            self._on_ready()
+        else:
+            events.publish(
+                "worker.unhealthy",
+                level="warning",
+                worker_pid=self.pid,
+                age=self.age,
+                generation=self.generation,
+            )
+            self._wake_master()
+
+    def _on_ready(self) -> None:
+        now = time.monotonic()
+        self.status.write_once(Field.READY_AT, now)
+        self.set_title("ready")
+        events.publish(
+            "worker.ready",
+            worker_pid=self.pid,
+            age=self.age,
+            generation=self.generation,
+            boot_s=round(now - self.spawned_at, 3),
+        )
+        self._wake_master()
+
+    def _on_draining(self) -> None:
+        if self._probe_task is not None:
+            self._probe_task.cancel()
+        self.status.write_once(Field.DRAINING_AT, time.monotonic())
+        self.set_title("drain")
+        events.publish("worker.draining", worker_pid=self.pid, age=self.age, generation=self.generation)
+        self._wake_master()
+
+    def _wake_master(self) -> None:
+        # A full pipe means that the master is going to wake anyway, a closed one that it is gone.
+        with contextlib.suppress(OSError):
+            os.write(self.notify_fd, b".")
+
+
+def _leave_boot(_sig: int, _frame: FrameType | None) -> None:
+    """Leave at once: a worker that boots has served nobody."""
+    raise SystemExit(0)
