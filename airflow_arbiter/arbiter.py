@@ -320,8 +320,10 @@ class AirflowArbiter(Arbiter):
         """
         Read the configuration anew and open a rollout to the next generation. Returns at once.
 
-        A configuration with an error changes nothing.
+        A configuration with an error changes nothing. A number of workers that was set by SIGTTIN or SIGTTOU
+        stays unless the configured one has changed: gunicorn falls back to that, and takes capacity away.
         """
+        scaled, configured = self.num_workers, self.cfg.workers
         self._stats["reloads"] += 1
         old = {name: self.cfg.settings[name].get() for name in _FIXED_SETTINGS}
         self._reset_environment()
@@ -335,6 +337,8 @@ class AirflowArbiter(Arbiter):
             if self.cfg.settings[name].get() != value:
                 events.publish("reload.ignored", level="warning", option=name, because="needs a restart")
                 self.cfg.settings[name].value = value
+        if scaled and self.cfg.workers == configured:
+            self.num_workers = scaled
         self.log.reopen_files()
         self.cfg.on_reload(self)
         self.generation += 1

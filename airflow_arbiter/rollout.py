@@ -1,10 +1,10 @@
 """
 The rules by which workers are replaced, as one pure function.
 
-Owns every decision about the pool: who is spawned, who is asked to leave, who is killed, when to wait. It must
-not do anything: no process, signal, clock, random number or log, and no import but its own words, which are in
-:mod:`airflow_arbiter.pool`. :func:`plan` maps what was observed to what to do, and the same view always gives
-the same plan.
+Owns every decision about the pool: who is spawned, who is asked to leave, who is killed, when to wait. It
+must not do anything: no process, signal, clock, random number or log, and no import but its own words, which
+are in :mod:`airflow_arbiter.pool`. :func:`plan` maps what was observed to what to do, and the same view
+always gives the same plan.
 
 The loop around it is level-triggered: nothing here remembers an order that was given, except in facts that
 the next view shows again (a worker that drains, a process that is gone). Times are seconds of one monotonic

@@ -1,0 +1,92 @@
+"""
+An ASGI app whose faults are switched on and off while it is served.
+
+A fault is a file in the folder named by ``FAULTS``: its name says where, its text says what.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+
+def fault(where: str) -> str:
+    """The fault that is switched on at a place, or an empty string."""
+    with contextlib.suppress(FileNotFoundError, KeyError):
+        return (Path(os.environ["FAULTS"]) / where).read_text()
+    return ""
+
+
+if fault("import") == "raise":
+    raise RuntimeError("import is broken")
+if fault("import") == "exit":
+    raise SystemExit(1)
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "lifespan":
+        await _lifespan(receive, send)
+    elif scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+    else:
+        query = parse_qs(scope["query_string"].decode())
+        await _answer(scope["path"], query, send)
+
+
+async def _lifespan(receive: Any, send: Any) -> None:
+    await receive()
+    match fault("startup"):
+        case "fail":
+            await send({"type": "lifespan.startup.failed", "message": "startup is broken"})
+            return
+        case "exit":
+            os._exit(1)
+        case "sleep":
+            await asyncio.sleep(3600)
+        case "busy":
+            while True:
+                pass
+        case "slow":
+            await asyncio.sleep(1.0)
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+async def _answer(path: str, query: dict[str, list[str]], send: Any) -> None:
+    status = 200
+    if path == "/health":
+        match fault("health"):
+            case "503":
+                status = 503
+            case "sleep":
+                await asyncio.sleep(3600)
+            case "raise":
+                raise RuntimeError("health is broken")
+    elif path == "/hold":
+        await asyncio.sleep(float(query["s"][0]))
+    elif path == "/block":
+        time.sleep(float(query["s"][0]))  # noqa: ASYNC251  # that is the fault
+    elif path == "/stream":
+        await _stream(int(query["chunks"][0]), float(query["pause"][0]), send)
+        return
+    body = str(os.getpid()).encode()
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _stream(chunks: int, pause_s: float, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for _ in range(chunks):
+        await send({"type": "http.response.body", "body": b"x" * 100, "more_body": True})
+        await asyncio.sleep(pause_s)
+    await send({"type": "http.response.body", "body": b""})
