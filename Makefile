@@ -1,0 +1,94 @@
+# `make` shows what there is. Everything lives in .venv and .airflow; `make clean` removes both.
+#
+#     make run PORT=9090 WORKERS=2      serve somewhere else
+#     make test PYTHON=python3.12       another Python, 3.10 to 3.14 (after `make clean`)
+
+PYTHON  ?= python3
+PORT    ?= 8080
+WORKERS ?= 4
+
+VENV := .venv
+BIN  := $(VENV)/bin
+# Installed for `make run`, and for `make test`; older than pyproject.toml means again.
+RUN_STAMP  := $(VENV)/.installed-run
+TEST_STAMP := $(VENV)/.installed-test
+
+UV := $(shell command -v uv 2>/dev/null)
+ifneq ($(UV),)
+MAKE_VENV := uv venv --quiet --seed --python "$(PYTHON)" $(VENV)
+INSTALL   := uv pip install --quiet --python $(BIN)/python
+else
+MAKE_VENV := "$(PYTHON)" -m venv $(VENV)
+# The pip of an older Python's venv does not know --group.
+INSTALL   := $(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1' && $(BIN)/python -m pip install --quiet
+endif
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run test lint unit bench clean
+
+help: ## Show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "make %-6s %s\n", $$1, $$2 }' Makefile
+
+# -- the two commands --------------------------------------------------------------------------------------
+
+run: export AIRFLOW_HOME := $(CURDIR)/.airflow
+run: export AIRFLOW_CONFIG := $(CURDIR)/.airflow/airflow.cfg
+run: export AIRFLOW__DATABASE__SQL_ALCHEMY_CONN := sqlite:///$(CURDIR)/.airflow/airflow.db
+run: export AIRFLOW__CORE__LOAD_EXAMPLES := False
+run: export AIRFLOW__CORE__DAGS_FOLDER := $(CURDIR)/.airflow/dags
+run: export AIRFLOW__CORE__AUTH_MANAGER := airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager
+run: export AIRFLOW__API__HOST := 127.0.0.1
+run: export AIRFLOW__API__PORT := $(PORT)
+run: export AIRFLOW__API__WORKERS := $(WORKERS)
+run: $(RUN_STAMP) ## Serve the Airflow API server on http://127.0.0.1:8080 (PORT=, WORKERS=)
+	@$(BIN)/python scripts/announce.py check
+	@mkdir -p .airflow/dags
+	@echo "Migrating the SQLite metadata database in .airflow ..."
+	@$(BIN)/airflow db migrate >.airflow/migrate.log 2>&1 || { cat .airflow/migrate.log >&2; exit 1; }
+	@echo "Starting the API server, which takes about ten seconds ..."
+	@($(BIN)/python scripts/announce.py watch $$$$ &); exec $(BIN)/python -m airflow_arbiter
+
+test: lint ## Run everything: ruff, mypy, and all tests
+	@$(BIN)/pytest
+
+# -- parts -------------------------------------------------------------------------------------------------
+
+lint: $(TEST_STAMP) ## Run ruff and mypy only
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+unit: $(TEST_STAMP) ## Run the unit tests only
+	@$(BIN)/pytest tests/unit
+
+bench: $(TEST_STAMP) ## Measure rollouts beside Airflow's own mode and uvicorn's; prints a Markdown table
+	@$(BIN)/python benchmarks/roll.py
+
+clean: ## Remove .venv, .airflow with its database, and all caches
+	@rm -rf $(VENV) .airflow .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# -- set-up ------------------------------------------------------------------------------------------------
+
+$(BIN)/python:
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))' || \
+	  { echo "Python 3.10 to 3.14 is needed; name one: make PYTHON=python3.12" >&2; exit 1; }
+ifeq ($(UV),)
+	@"$(PYTHON)" -c 'import ensurepip, venv' || \
+	  { echo "This Python cannot make environments; install python3-venv (Debian, Ubuntu) or uv" >&2; exit 1; }
+endif
+	@echo "Making $(VENV) ..."
+	@rm -rf $(VENV)
+	@$(MAKE_VENV)
+
+$(RUN_STAMP): pyproject.toml $(BIN)/python
+	@echo "Installing airflow-arbiter with Airflow into $(VENV), which takes up to some minutes ..."
+	@$(INSTALL) -e '.[airflow]'
+	@touch $@
+
+# Named with the package, so that one resolution fits them all.
+$(TEST_STAMP): pyproject.toml $(BIN)/python
+	@echo "Installing airflow-arbiter with Airflow and the tests' tools into $(VENV), which takes up to some minutes ..."
+	@$(INSTALL) -e '.[airflow]' --group test
+	@touch $@ $(RUN_STAMP)
