@@ -8,16 +8,21 @@ section (when Airflow is what we serve), the mapping given to :class:`AirflowGun
 
 from __future__ import annotations
 
+import argparse
+import signal
 import sys
 from collections.abc import Mapping, Sequence
+from types import FrameType
 from typing import Any
 
+import gunicorn
 from gunicorn import util
 from gunicorn.app.base import Application, BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.config import get_default_config_file
 from gunicorn.errors import AppImportError
 
+import airflow_arbiter
 from airflow_arbiter import events, logconfig, settings
 from airflow_arbiter.arbiter import AirflowArbiter
 from airflow_arbiter.errors import IntegrationError, SettingsError
@@ -41,6 +46,15 @@ class _ArbiterApplication(BaseApplication):
     """
 
     def run(self) -> None:
+        asked: list[int] = []
+
+        def leave(sig: int, _frame: FrameType | None) -> None:
+            asked.append(sig)
+            raise SystemExit(0)
+
+        # The arbiter sets its own handlers when it starts; until then it preloads, which takes seconds.
+        for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(sig, leave)
         try:
             arbiter = AirflowArbiter(self)
         except AppImportError as error:
@@ -48,8 +62,12 @@ class _ArbiterApplication(BaseApplication):
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
         except (Exception, SystemExit):
             # Only preloading the app runs foreign code here; whatever it raises, we cannot boot.
+            if asked:
+                sys.exit(0)
             events.publish_exception("app.load_failed")
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        if asked:
+            sys.exit(0)  # the import of the app has swallowed it
         arbiter.run()
 
 
@@ -102,6 +120,7 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
 
     def load_config(self) -> None:
         parser = self.cfg.parser()
+        _show_our_version(parser)
         command_line = vars(parser.parse_args(list(self._arguments or ())))
         environment = vars(parser.parse_args(self.cfg.get_cmd_args_from_env()))
         self.chdir()
@@ -165,6 +184,13 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
         """Give back, at the end of a worker, what the app holds beyond its lifespan."""
         if self.app_uri is None:
             _airflow().dispose_orm()
+
+
+def _show_our_version(parser: argparse.ArgumentParser) -> None:
+    """Let ``--version`` tell ours too, where gunicorn has put its own under our name."""
+    for action in parser._actions:
+        if isinstance(action, argparse._VersionAction):
+            action.version = f"%(prog)s {airflow_arbiter.__version__} (gunicorn {gunicorn.__version__})"
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

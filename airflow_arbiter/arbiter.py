@@ -96,6 +96,7 @@ class AirflowArbiter(Arbiter):
 
     def manage_workers(self) -> None:
         """Take one turn."""
+        self._wake_in_s = IDLE_WAKE_S
         try:
             view = self._observe()
             decision = plan(view, self._policy)
@@ -111,6 +112,7 @@ class AirflowArbiter(Arbiter):
             events.publish_exception("arbiter.turn_failed")
 
     def _observe(self) -> PoolView:
+        self.reap_workers()  # also without a SIGCHLD: the next turn heals a signal that was missed
         workers = tuple(map(_view_of, self.WORKERS.values()))
         departures, self._departures = tuple(self._departures), []
         spawn_errors, self._spawn_errors = tuple(self._spawn_errors), []
@@ -187,6 +189,9 @@ class AirflowArbiter(Arbiter):
         worker.notify_fd = self._notify_write
         self.cfg.pre_fork(self, worker)
 
+        # What is still in the buffers would be written once more by every child.
+        sys.stdout.flush()
+        sys.stderr.flush()
         # A signal between the fork and the worker's own handlers would be swallowed by a copy of our queue.
         signal.pthread_sigmask(signal.SIG_BLOCK, worker.SIGNALS)
         try:
@@ -323,21 +328,26 @@ class AirflowArbiter(Arbiter):
         A configuration with an error changes nothing. A number of workers that was set by SIGTTIN or SIGTTOU
         stays unless the configured one has changed: gunicorn falls back to that, and takes capacity away.
         """
-        scaled, configured = self.num_workers, self.cfg.workers
         self._stats["reloads"] += 1
-        old = {name: self.cfg.settings[name].get() for name in _FIXED_SETTINGS}
+        old, scaled = self.cfg, self.num_workers
         self._reset_environment()
         try:
             self.app.reload()
             self.setup(self.app)
-        except (ArbiterError, SystemExit) as error:
-            events.publish("reload.refused", level="error", error=str(error))
+        except (Exception, SystemExit) as error:
+            # A configuration is code, and may raise anything; none of it may end a server that serves.
+            if isinstance(error, ArbiterError):
+                events.publish("reload.refused", level="error", error=str(error))
+            else:
+                events.publish_exception("reload.refused")
+            self.app.cfg = old
+            self.setup(self.app)
             return
-        for name, value in old.items():
-            if self.cfg.settings[name].get() != value:
+        for name in _FIXED_SETTINGS:
+            if self.cfg.settings[name].get() != old.settings[name].get():
                 events.publish("reload.ignored", level="warning", option=name, because="needs a restart")
-                self.cfg.settings[name].value = value
-        if scaled and self.cfg.workers == configured:
+                self.cfg.settings[name].value = old.settings[name].get()
+        if scaled and self.cfg.workers == old.workers:
             self.num_workers = scaled
         self.log.reopen_files()
         self.cfg.on_reload(self)

@@ -34,6 +34,11 @@ LOOK_S = 0.02
 IDLE_GRACE_S = 2.0
 """How long a connection must have been idle, drain included, before it is closed on the client."""
 
+QUICK_LIFESPAN_S = 1.0
+"""What the app's lifespan gets to shut down in a quick stop."""
+
+_CLOSE = (b"connection", b"close")
+
 _logger = logging.getLogger("uvicorn.error")
 
 
@@ -60,6 +65,8 @@ class DrainingServer(Server):
         self._drain_limit_s = drain_limit_s
         self._on_listening = on_listening
         self._on_draining = on_draining
+        self._has_booted = False
+        self._must_leave = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._leaving = asyncio.Event()
         self._idle_since: dict[Any, float] = {}
@@ -80,21 +87,33 @@ class DrainingServer(Server):
         if self.started:
             self._on_listening()
 
+    def end_boot(self) -> None:
+        """
+        Mark the moment from which being asked to leave means to drain: just before the sockets are attached.
+
+        :raises SystemExit: when it was asked before, and the app's startup has swallowed that.
+        """
+        self._has_booted = True
+        if self._must_leave:
+            raise SystemExit(0)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         # Not super(): uvicorn keeps the signal and raises it again at the end, so that a clean exit looks
         # like a death by SIGTERM and gunicorn's worker_exit never runs.
-        if not self.started:
-            # Nobody has been served yet, so there is nothing to drain. Raised in whatever runs now, a
-            # lifespan startup that hangs included.
-            raise SystemExit(0)
-        self.should_exit = True
+        # Not should_exit either: some versions of uvicorn, finding it set after the startup, skip the shutdown.
+        self._must_leave = True
         self.force_exit = self.force_exit or sig == signal.SIGQUIT
+        if not self._has_booted:
+            # Nobody has been served yet, so there is nothing to drain. Raised in whatever runs now, a
+            # lifespan startup that hangs included; end_boot() answers for code that swallows it.
+            raise SystemExit(0)
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._leaving.set)
 
     async def main_loop(self) -> None:
         # uvicorn looks ten times a second; a server that is woken need not, leaves sooner and idles cheaper.
-        while not await self._refresh_headers():
+        while not self._must_leave:
+            await self._refresh_headers()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._leaving.wait(), TICK_S)
 
@@ -104,18 +123,19 @@ class DrainingServer(Server):
             # Closes the socket too; closing it again could hit a descriptor that is another's by then.
             server.close()
         if not self.force_exit:
-            self.config.encoded_headers = [*self.config.encoded_headers, (b"connection", b"close")]
+            self.config.encoded_headers = [*self.config.encoded_headers, _CLOSE]
             drain = asyncio.ensure_future(self._drain())
             await asyncio.wait({drain}, timeout=self._drain_limit_s)
             if not drain.done():
                 drain.cancel()
                 await self._cut()
-        if not self.force_exit:
-            await self.lifespan.shutdown()
+        # In a quick stop too, but briefly: an app that is never told to shut down ends with a traceback.
+        limit_s = QUICK_LIFESPAN_S if self.force_exit else None
+        await asyncio.wait({asyncio.ensure_future(self.lifespan.shutdown())}, timeout=limit_s)
 
-    async def _refresh_headers(self) -> bool:
-        """Let uvicorn renew the headers of every answer; whether it is time to leave."""
-        return await self.on_tick(0)  # uvicorn renews them at every tenth count, 0 included
+    async def _refresh_headers(self) -> None:
+        """Let uvicorn renew the headers of every answer."""
+        await self.on_tick(0)  # it renews them at every tenth count, 0 included
 
     async def _drain(self) -> None:
         """Return when the last connection and the last task are gone."""
@@ -154,8 +174,9 @@ class DrainingServer(Server):
         cycle = connection.cycle
         if cycle is not None and not cycle.response_complete:
             self._idle_since.pop(connection, None)
-            if not cycle.response_started:
-                connection.shutdown()
+            if not cycle.response_started and _CLOSE not in cycle.default_headers:
+                # Not connection.shutdown(): older versions of uvicorn then close without telling the client.
+                cycle.default_headers = [*cycle.default_headers, _CLOSE]
             # An answer that has begun has promised keep-alive: it gets the grace of an idle connection after
             # it.
             return

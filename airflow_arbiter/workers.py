@@ -103,12 +103,21 @@ class AirflowUvicornWorker(UvicornWorker):
         signal.set_wakeup_fd(-1)  # inherited: it would wake the master for our signals
         super().init_signals()
         for sig in BOOT_SIGNALS:
-            signal.signal(sig, _leave_boot)
+            signal.signal(sig, self._leave_boot)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)
 
     def run(self) -> None:
+        if not self.alive:
+            raise SystemExit(0)  # once more: the import of the app may have swallowed the first
         self.config = self._uvicorn_config()
+        # Raised before the event loop runs, the exit would leave a coroutine behind that was never awaited.
+        signal.pthread_sigmask(signal.SIG_BLOCK, BOOT_SIGNALS)
         super().run()
+
+    def _leave_boot(self, _sig: int, _frame: FrameType | None) -> None:
+        """Leave at once: a worker that boots has served nobody."""
+        self.alive = False
+        raise SystemExit(0)
 
     def _uvicorn_config(self) -> Config:
         """
@@ -139,9 +148,9 @@ class AirflowUvicornWorker(UvicornWorker):
         return Config(**{**kwargs, **self.CONFIG_KWARGS})
 
     async def _serve(self) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, BOOT_SIGNALS)
         self._beat_task = asyncio.ensure_future(self._beat())
         self.config.load()
-        self.config.lifespan_class = self._proving(self.config.lifespan_class)
         limit_s = self.cfg.graceful_timeout
         self._server = DrainingServer(
             self.config,
@@ -149,13 +158,16 @@ class AirflowUvicornWorker(UvicornWorker):
             on_listening=self._on_listening,
             on_draining=self._on_draining,
         )
+        self.config.lifespan_class = self._proving(self.config.lifespan_class, self._server)
         signal.signal(signal.SIGQUIT, self._server.handle_exit)
         # The sockets themselves, not gunicorn's wrappers: event loops know how to give those back.
         await self._server.serve(sockets=[listener.sock for listener in self.sockets])
+        if not self._server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)  # older versions of uvicorn only return
 
     # -- prove -----------------------------------------------------------------------------------------------
 
-    def _proving(worker, lifespan_class: type[Any]) -> type[Any]:  # noqa: N805
+    def _proving(worker, lifespan_class: type[Any], server: DrainingServer) -> type[Any]:  # noqa: N805
         """Make a lifespan whose startup ends with the proof: after the app's, before the sockets."""
         # `worker`, because `self` is the lifespan below.
 
@@ -164,6 +176,7 @@ class AirflowUvicornWorker(UvicornWorker):
                 await super().startup()
                 if not self.should_exit:
                     await worker._prove(getattr(self, "state", {}))
+                    server.end_boot()
 
         return ProvingLifespan
 
@@ -261,8 +274,3 @@ class AirflowUvicornWorker(UvicornWorker):
         # A full pipe means that the master is going to wake anyway, a closed one that it is gone.
         with contextlib.suppress(OSError):
             os.write(self.notify_fd, b".")
-
-
-def _leave_boot(_sig: int, _frame: FrameType | None) -> None:
-    """Leave at once: a worker that boots has served nobody."""
-    raise SystemExit(0)

@@ -58,12 +58,16 @@ def start(request: pytest.FixtureRequest, xprocess: Any, faults: Path) -> Iterat
     servers: list[Server] = []
 
     def start_server(
-        *arguments: str, command: list[str] | None = None, env: dict[str, str] | None = None, workers: int = 4
+        *arguments: str,
+        command: list[str] | None = None,
+        env: dict[str, str] | None = None,
+        workers: int | None = 4,
     ) -> Server:
         port = free_port()
         command_line = [
             *(command or [sys.executable, "-m", "airflow_arbiter", "faulty:app"]),
-            *(f"--bind=127.0.0.1:{port}", f"--workers={workers}"),
+            f"--bind=127.0.0.1:{port}",
+            *([] if workers is None else [f"--workers={workers}"]),
             *arguments,
         ]
 
@@ -93,10 +97,13 @@ def serve(start: Start) -> Start:
     """Start a server of the faulty app and wait until all its workers are ready."""
 
     def start_and_wait(
-        *arguments: str, command: list[str] | None = None, env: dict[str, str] | None = None, workers: int = 4
+        *arguments: str,
+        command: list[str] | None = None,
+        env: dict[str, str] | None = None,
+        workers: int | None = 4,
     ) -> Server:
         server = start(*arguments, command=command, env=env, workers=workers)
-        server.wait_ready(workers)
+        server.wait_ready(workers or 1)
         return server
 
     return start_and_wait

@@ -17,13 +17,22 @@ from urllib.parse import parse_qs
 
 def fault(where: str) -> str:
     """The fault that is switched on at a place, or an empty string."""
-    with contextlib.suppress(FileNotFoundError, KeyError):
-        return (Path(os.environ["FAULTS"]) / where).read_text()
-    return ""
+    folder = Path(os.environ["FAULTS"])
+    try:
+        what = (folder / where).read_text()
+    except FileNotFoundError:
+        return ""
+    (folder / f"reached-{where}").touch()
+    return what
 
 
 if fault("import") == "raise":
     raise RuntimeError("import is broken")
+if fault("import") == "sleep":
+    time.sleep(3600)
+if fault("import") == "swallow":
+    with contextlib.suppress(BaseException):
+        time.sleep(3600)
 if fault("import") == "exit":
     raise SystemExit(1)
 
@@ -54,6 +63,9 @@ async def _lifespan(receive: Any, send: Any) -> None:
         case "busy":
             while True:
                 pass
+        case "swallow":
+            with contextlib.suppress(BaseException):
+                time.sleep(3600)  # noqa: ASYNC251  # that is the fault
         case "slow":
             await asyncio.sleep(1.0)
     await send({"type": "lifespan.startup.complete"})

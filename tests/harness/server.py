@@ -19,7 +19,7 @@ from harness.load import Client, ClosedError
 from harness.waiting import eventually
 
 _TITLE = re.compile(r"\[(?P<state>\w+)\] airflow-arbiter: worker (?P<age>\d+) gen (?P<generation>\d+) \[.*\]")
-_EVENT = re.compile(r"^\S+ \[\w+ *\] (?P<name>[a-z_]+\.[a-z_]+) \[airflow_arbiter\] ?(?P<values>.*)$")
+_EVENT = re.compile(r"^\S+ \[\w+ *\] (?P<name>[a-z_]+\.[a-z_]+) +\[airflow_arbiter\] ?(?P<values>.*)$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ class Start(Protocol):
         *arguments: str,
         command: list[str] | None = None,
         env: dict[str, str] | None = None,
-        workers: int = 4,
+        workers: int | None = 4,
     ) -> Server: ...
 
 

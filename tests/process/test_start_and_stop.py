@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
@@ -44,6 +45,30 @@ def test_app_that_cannot_boot_ends_the_first_start(
     assert server.log().count("Traceback") <= 1
     if where == "import" and what == "raise":
         assert server.log().count(error) == 1
+
+
+@pytest.mark.parametrize("options", [[], ["--preload"]], ids=["plain", "preloaded"])
+@pytest.mark.parametrize(
+    ("where", "what"),
+    [
+        ("import", "sleep"),
+        ("import", "swallow"),
+        ("startup", "sleep"),
+        ("startup", "busy"),
+        ("startup", "swallow"),
+    ],
+)
+def test_sigterm_ends_a_boot_that_hangs(
+    start: Start, set_fault: SetFault, faults: Path, where: str, what: str, options: list[str]
+) -> None:
+    """Neither import nor startup, asleep, busy or deaf to the exception, keeps a boot from being ended."""
+    set_fault(where, what)
+    server = start("--graceful-timeout=60", *options)
+    eventually((faults / f"reached-{where}").exists, what="the boot hangs")
+    server.send(signal.SIGTERM)
+    assert server.wait_exit(20) == 0
+    assert server.orphans() == []
+    assert server.events("worker.ready") == []
 
 
 @pytest.mark.parametrize("moment", ["booting", "rolling", "draining", "idle"])

@@ -1,0 +1,71 @@
+"""SIGHUP reads the configuration anew and rolls; an error in it changes nothing."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from harness.load import Load
+from harness.starting import Start
+from harness.waiting import eventually
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    """A configuration file that a test may rewrite."""
+    path = tmp_path / "gunicorn_conf.py"
+    path.write_text("workers = 2\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        pytest.param("workers = ", "could not be read", id="syntax-error"),
+        pytest.param("raise RuntimeError('broken')", "could not be read", id="raises"),
+        pytest.param("worker_refresh_interval = -1", "worker_refresh_interval cannot be -1", id="bad-value"),
+        pytest.param("reuse_port = True", "reuse_port cannot be True", id="refused"),
+        pytest.param("raw_env = ['no equals sign']", "no equals sign", id="bad-environment"),
+    ],
+)
+def test_a_broken_configuration_changes_nothing(
+    start: Start, config_file: Path, text: str, error: str
+) -> None:
+    """The old workers serve on, the error is shown, and the next good configuration heals it."""
+    server = start(f"--config={config_file}", workers=2)
+    old = server.wait_ready(2)
+    with Load(server.port, clients=2) as load:
+        config_file.write_text(text)
+        server.send(signal.SIGHUP)
+        server.wait_event("reload.refused")
+        assert error in server.log()
+        assert server.ready() == old
+        config_file.write_text("workers = 2\nworker_boot_timeout = 99\n")
+        server.send(signal.SIGHUP)
+        server.wait_event("rollout.completed")
+        server.wait_ready(2, generation=2)
+    assert load.failures == {}
+
+
+def test_a_new_number_of_workers_is_taken_in(start: Start, config_file: Path) -> None:
+    """`workers` is read anew; what only a restart can change is kept, with a warning."""
+    server = start(f"--config={config_file}", env={"WEB_CONCURRENCY": "2"}, workers=None)
+    server.wait_ready(2)
+    config_file.write_text("workers = 3\nbind = '127.0.0.1:1'\npidfile = '/nowhere'\n")
+    server.send(signal.SIGHUP)
+    server.wait_ready(3, generation=2)
+    ignored = {event.values["option"] for event in server.wait_event("reload.ignored")}
+    assert ignored == {"pidfile"}  # the command line, which wins, says where to bind
+    assert server.answers()
+
+
+def test_scaling_survives_a_reload(serve: Start) -> None:
+    """A number of workers set by signal stays: falling back would take capacity away."""
+    server = serve(workers=2)
+    server.send_each(signal.SIGTTIN, times=2)
+    server.wait_ready(4)
+    server.send(signal.SIGHUP)
+    server.wait_event("rollout.completed")
+    eventually(lambda: len(server.workers()) == 4, what="4 workers after the rollout")
+    server.wait_ready(4, generation=2)
