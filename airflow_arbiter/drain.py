@@ -100,7 +100,7 @@ class DrainingServer(Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         # Not super(): uvicorn keeps the signal and raises it again at the end, so that a clean exit looks
         # like a death by SIGTERM and gunicorn's worker_exit never runs.
-        # Not should_exit either: some versions of uvicorn, finding it set after the startup, skip the shutdown.
+        # Nor should_exit: older versions of uvicorn that find it set after the startup skip the shutdown.
         self._must_leave = True
         self.force_exit = self.force_exit or sig == signal.SIGQUIT
         if not self._has_booted:

@@ -150,6 +150,10 @@ def effective_surge(target: int, policy: RolloutPolicy) -> int:
     return min(policy.surge, target)
 
 
+def _is_full(workers: tuple[WorkerView, ...], view: PoolView, policy: RolloutPolicy) -> bool:
+    return available(workers, view.now, policy) >= view.target
+
+
 def drain_budget(staying: tuple[WorkerView, ...], view: PoolView, policy: RolloutPolicy) -> int:
     """How many available workers may be asked to leave: the spare ones."""
     return max(0, available(staying, view.now, policy) - view.target)
@@ -168,21 +172,26 @@ def _drains(staying: tuple[WorkerView, ...], view: PoolView, policy: RolloutPoli
     """
     Choose who is asked to leave.
 
-    First, at no cost, whoever takes no connections yet and is not wanted any more: due itself, or more than
-    the pool needs (newest first, as it has the longest way to go). Then, paid for by spare available workers,
+    First, at no cost, whoever is not missed and not wanted any more: due itself, or more than the pool needs
+    (newest first, as it has the longest way to go). Then, paid for by spare available workers,
     the due ones and after them the oldest of a pool that was scaled down.
     """
-    idle = [w for w in staying if w.listening_at is None]
+    is_full = _is_full(staying, view, policy)
+
+    def is_free(worker: WorkerView) -> bool:
+        """Whether nobody misses it: it takes no connections, or carries nothing while enough others do."""
+        return worker.listening_at is None or (is_full and not is_available(worker, view.now, policy))
+
     drains = [
         Drain(pid=w.pid, age=w.age, reason=reason)
-        for w in idle
-        if (reason := due_reason(w, view.now, view.generation, policy))
+        for w in staying
+        if is_free(w) and (reason := due_reason(w, view.now, view.generation, policy))
     ]
     staying = _without(staying, drains)
 
     due_now = due(staying, view, policy)
     surplus = len(staying) - view.target - min(len(due_now), effective_surge(view.target, policy))
-    unwanted = [w for w in reversed(staying) if w.listening_at is None][: max(0, surplus)]
+    unwanted = [w for w in reversed(staying) if is_free(w)][: max(0, surplus)]
     drains += [Drain(pid=w.pid, age=w.age, reason="surplus") for w in unwanted]
     staying = _without(staying, drains)
 
@@ -200,11 +209,10 @@ def _drains(staying: tuple[WorkerView, ...], view: PoolView, policy: RolloutPoli
 def _spawn_count(
     staying: tuple[WorkerView, ...], view: PoolView, policy: RolloutPolicy, state: RolloutState
 ) -> int:
-    """Count what is missing, and successors for the due ones, within the room there is."""
+    """Count what is missing, and a successor for each that is due, within the room there is."""
     if view.now < state.retry_at:
         return 0
-    successors = min(len(due(staying, view, policy)), effective_surge(view.target, policy))
-    wanted = view.target + successors - len(staying)
+    wanted = view.target + len(due(staying, view, policy)) - len(staying)
     count = max(0, min(wanted, surge_room(view, policy)))
     if not state.has_served:
         # The first worker goes ahead alone: an app that cannot boot fails once, not `target` times, and the
@@ -225,12 +233,14 @@ def _learn(view: PoolView, policy: RolloutPolicy) -> tuple[RolloutState, list[Ev
         has_served=state.has_served or any(w.listening_at is not None for w in seen),
         has_proved=state.has_proved or any(w.ready_at is not None for w in seen),
     )
-    state, events = _learn_failures(state, view)
+    state, events = _learn_failures(state, view, policy)
     state, more = _learn_progress(state, view, policy)
     return state, [*_exit_events(view, policy), *more, *events]
 
 
-def _learn_failures(state: RolloutState, view: PoolView) -> tuple[RolloutState, list[Event]]:
+def _learn_failures(
+    state: RolloutState, view: PoolView, policy: RolloutPolicy
+) -> tuple[RolloutState, list[Event]]:
     """
     Count strikes, and forget them after a success.
 
@@ -238,7 +248,9 @@ def _learn_failures(state: RolloutState, view: PoolView) -> tuple[RolloutState, 
     together are one strike.
     """
     boot, crash = state.boot_backoff, state.crash_backoff
-    if boot.strikes and any(w.ready_at is not None and w.ready_at > boot.struck_at for w in view.workers):
+    has_success = any(w.ready_at is not None and w.ready_at > boot.struck_at for w in view.workers)
+    is_at_rest = _is_full(view.workers, view, policy) and not due(_staying(view), view, policy)
+    if has_success or is_at_rest:
         boot = Backoff()
     if crash.strikes and view.now >= crash.retry_at + EARLY_DEATH_S:
         crash = Backoff()
@@ -278,7 +290,7 @@ def _learn_progress(
 ) -> tuple[RolloutState, list[Event]]:
     """Open a rollout when workers become due, count those that left, close it when none is left."""
     waiting = due(_staying(view), view, policy)
-    leaving = due(tuple(w for w in _by_age(view.workers) if w.draining_at is not None), view, policy)
+    leaving = due(tuple(w for w in _by_age(view.workers) if _is_leaving(w)), view, policy)
     events: list[Event] = []
     progress = state.progress
     if progress is None and waiting:
@@ -289,9 +301,9 @@ def _learn_progress(
     if progress is None:
         return state, events
 
-    gone = tuple(gone.worker for gone in view.departures if _was_asked(gone))
+    gone = tuple(gone.worker for gone in view.departures if _is_leaving(gone.worker))
     progress = replace(progress, replaced=progress.replaced + len(due(gone, view, policy)))
-    is_complete = not waiting and not leaving and available(view.workers, view.now, policy) >= view.target
+    is_complete = not waiting and not leaving and _is_full(view.workers, view, policy)
     if is_complete:
         ended = (("replaced", progress.replaced), ("duration_s", round(view.now - progress.started_at, 3)))
         events.append(Event(name="rollout.completed", values=ended))
@@ -377,6 +389,10 @@ def _expires_at(worker: WorkerView, policy: RolloutPolicy) -> float | None:
     return worker.ready_at + policy.refresh_interval_s * (1 + policy.refresh_jitter * worker.jitter)
 
 
+def _is_leaving(worker: WorkerView) -> bool:
+    return worker.draining_at is not None or worker.killed_at is not None
+
+
 def _was_asked(gone: Departure) -> bool:
     return gone.worker.draining_at is not None
 
@@ -396,7 +412,7 @@ def _by_age(workers: tuple[WorkerView, ...]) -> tuple[WorkerView, ...]:
 
 def _staying(view: PoolView) -> tuple[WorkerView, ...]:
     """The workers that nobody has asked to leave or killed, oldest first."""
-    return _by_age(tuple(w for w in view.workers if w.draining_at is None and w.killed_at is None))
+    return _by_age(tuple(w for w in view.workers if not _is_leaving(w)))
 
 
 def _without(workers: tuple[WorkerView, ...], gone: list[Kill] | list[Drain]) -> tuple[WorkerView, ...]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -66,8 +67,8 @@ def _path(value: Any) -> str | None:
     """Accept a URL path that starts with a slash; an empty one means none."""
     if value is None or value == "":
         return None
-    if not isinstance(value, str) or not value.startswith("/") or not value.isascii():
-        raise ValueError("not an ASCII path that starts with '/'")
+    if not isinstance(value, str) or not re.fullmatch(r"/[!-~]*", value):
+        raise ValueError("not a path of printable ASCII characters that starts with '/'")
     return value
 
 
@@ -268,6 +269,10 @@ def check(cfg: Config) -> None:
         )
     if cfg.workers < 1:
         raise SettingsError(f"workers cannot be {cfg.workers}; allowed: a whole number, 1 or more")
+    try:
+        policy(cfg)
+    except (ValueError, OverflowError) as error:
+        raise SettingsError(f"timeout and graceful_timeout must be numbers of seconds: {error}") from error
 
 
 def policy(cfg: Config) -> RolloutPolicy:
@@ -282,6 +287,6 @@ def policy(cfg: Config) -> RolloutPolicy:
         refresh_jitter=cfg.worker_refresh_jitter,
         boot_timeout_s=cfg.worker_boot_timeout,
         min_ready_s=cfg.min_ready_seconds,
-        heartbeat_timeout_s=cfg.timeout,
-        drain_timeout_s=cfg.graceful_timeout,
+        heartbeat_timeout_s=float(cfg.timeout),
+        drain_timeout_s=float(cfg.graceful_timeout),
     )

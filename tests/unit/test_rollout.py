@@ -1,0 +1,1227 @@
+"""The planner by tables: each id states a rule, and each case compares a whole plan."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from airflow_arbiter.pool import (
+    Action,
+    Backoff,
+    Departure,
+    Drain,
+    Event,
+    Halt,
+    Kill,
+    Plan,
+    PoolView,
+    Progress,
+    Reason,
+    RolloutPolicy,
+    RolloutState,
+    Spawn,
+    WorkerView,
+)
+from airflow_arbiter.rollout import plan
+
+NOW = 1000.0
+POLICY = RolloutPolicy()
+HOURLY = RolloutPolicy(refresh_interval_s=100.0, refresh_jitter=0.0)
+SERVED = RolloutState(has_served=True, has_proved=True, turn_at=NOW - 1)
+NEW = RolloutState()
+
+
+# -- the world in few words
+# --------------------------------------------------------------------------------------------------
+
+
+def ready(
+    age: int,
+    *,
+    generation: int = 1,
+    since: float = 500.0,
+    jitter: float = 0.0,
+    beat_at: float = NOW,
+    retire_reason: Reason | None = None,
+) -> WorkerView:
+    """A worker that has proved itself, serves and beats."""
+    return WorkerView(
+        pid=100 + age,
+        age=age,
+        generation=generation,
+        spawned_at=since - 1,
+        jitter=jitter,
+        listening_at=since,
+        ready_at=since,
+        beat_at=beat_at,
+        retire_reason=retire_reason,
+    )
+
+
+def booting(age: int, *, generation: int = 1, since: float = NOW - 5, trouble: str = "") -> WorkerView:
+    """A worker that does not take connections yet."""
+    return WorkerView(pid=100 + age, age=age, generation=generation, spawned_at=since, trouble=trouble)
+
+
+def listening(age: int, *, generation: int = 1, beat_at: float = NOW) -> WorkerView:
+    """A worker of the first generation that takes connections, and whose probe has not passed."""
+    return WorkerView(
+        pid=100 + age, age=age, generation=generation, spawned_at=499, listening_at=500, beat_at=beat_at
+    )
+
+
+def due(age: int) -> WorkerView:
+    """A ready worker that has asked to be replaced."""
+    return ready(age, retire_reason="requests")
+
+
+def leaving(worker: WorkerView, *, since: float = NOW - 5) -> WorkerView:
+    return replace(worker, draining_at=since)
+
+
+def killed(worker: WorkerView, *, since: float = NOW - 5) -> WorkerView:
+    return replace(worker, killed_at=since)
+
+
+def look(
+    *workers: WorkerView,
+    target: int,
+    state: RolloutState = SERVED,
+    now: float = NOW,
+    generation: int = 1,
+    departures: tuple[Departure, ...] = (),
+    spawn_errors: tuple[str, ...] = (),
+) -> PoolView:
+    return PoolView(
+        now=now,
+        target=target,
+        generation=generation,
+        workers=workers,
+        state=state,
+        departures=departures,
+        spawn_errors=spawn_errors,
+    )
+
+
+# -- the expected in few words
+# --------------------------------------------------------------------------------------------------
+
+
+def decision(
+    *actions: Action,
+    events: tuple[Event, ...] = (),
+    wake_in_s: float = 1.0,
+    state: RolloutState = SERVED,
+    now: float = NOW,
+) -> Plan:
+    return Plan(actions=actions, state=replace(state, turn_at=now), events=events, wake_in_s=wake_in_s)
+
+
+def rolling(
+    *actions: Action,
+    since: float = NOW - 60,
+    replaced: int = 0,
+    events: tuple[Event, ...] = (),
+    wake_in_s: float = 1.0,
+) -> Plan:
+    """The plan of a turn within a rollout."""
+    return decision(*actions, events=events, wake_in_s=wake_in_s, state=under_way(since, replaced=replaced))
+
+
+def under_way(since: float = NOW - 60, *, replaced: int = 0) -> RolloutState:
+    return replace(SERVED, progress=Progress(started_at=since, replaced=replaced))
+
+
+def spawn(count: int) -> Spawn:
+    return Spawn(count=count, must_prove=True)
+
+
+def drain(age: int, reason: Reason | str = "requests") -> Drain:
+    return Drain(pid=100 + age, age=age, reason=reason)  # type: ignore[arg-type]  # the tables are short
+
+
+def kill(age: int, cause: str) -> Kill:
+    return Kill(pid=100 + age, age=age, cause=cause)
+
+
+def started(count: int, reason: str, target: int) -> Event:
+    return Event(name="rollout.started", values=(("due", count), ("reason", reason), ("target", target)))
+
+
+def completed(replaced: int, duration_s: float) -> Event:
+    return Event(name="rollout.completed", values=(("replaced", replaced), ("duration_s", duration_s)))
+
+
+def stalled(cause: str, failures: int, retry_in_s: float) -> Event:
+    values = (("cause", cause), ("failures", failures), ("retry_in_s", retry_in_s))
+    return Event(name="rollout.stalled", level="error", values=values)
+
+
+def exited(gone: Departure, *, reason: str = "", is_error: bool = True, now: float = NOW) -> Event:
+    return Event(
+        name="worker.exited",
+        level="error" if is_error else "info",
+        values=(
+            ("worker_pid", gone.worker.pid),
+            ("age", gone.worker.age),
+            ("generation", gone.worker.generation),
+            ("cause", gone.cause),
+            ("reason", reason),
+            ("uptime_s", round(now - gone.worker.spawned_at, 3)),
+        ),
+    )
+
+
+# -- start
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        pytest.param(
+            look(target=4, state=NEW),
+            decision(Spawn(count=1, must_prove=False), state=NEW),
+            id="the-first-worker-goes-ahead-alone",
+        ),
+        pytest.param(
+            look(booting(1), target=4, state=NEW),
+            decision(state=NEW),
+            id="nobody-follows-while-it-boots",
+        ),
+        pytest.param(
+            look(killed(booting(1)), target=4, state=NEW),
+            decision(state=NEW),
+            id="nobody-follows-while-its-corpse-is-there",
+        ),
+        pytest.param(
+            look(listening(1), target=4, state=NEW),
+            decision(Spawn(count=3, must_prove=False), state=replace(NEW, has_served=True)),
+            id="the-rest-follow-once-it-listens,-and-need-not-prove-what-nobody-has",
+        ),
+        pytest.param(
+            look(ready(1), target=4, state=NEW),
+            decision(spawn(3), state=replace(NEW, has_served=True, has_proved=True)),
+            id="the-rest-prove-themselves-once-one-has-been-ready",
+        ),
+        pytest.param(
+            look(target=4, departures=(Departure(worker=ready(1), cause="exit code 1"),), state=NEW),
+            decision(
+                spawn(4),
+                state=replace(
+                    NEW,
+                    has_served=True,
+                    has_proved=True,
+                ),
+                events=(exited(Departure(worker=ready(1), cause="exit code 1")),),
+            ),
+            id="a-first-worker-that-served-and-died-late-is-no-reason-to-halt",
+        ),
+        pytest.param(
+            look(target=2, state=NEW, departures=(Departure(worker=booting(1), cause="exit code 3"),)),
+            decision(
+                Halt(cause="exit code 3"),
+                state=replace(NEW, boot_backoff=Backoff(strikes=1, struck_at=NOW, retry_at=NOW + 1)),
+                events=(exited(Departure(worker=booting(1), cause="exit code 3")),),
+            ),
+            id="halt-when-nothing-has-ever-served-and-the-first-worker-cannot-boot",
+        ),
+        pytest.param(
+            look(
+                target=2,
+                state=NEW,
+                departures=(Departure(worker=leaving(booting(1)), cause="exit code 0"),),
+            ),
+            decision(
+                Spawn(count=1, must_prove=False),
+                state=NEW,
+                events=(exited(Departure(worker=leaving(booting(1)), cause="exit code 0"), is_error=False),),
+            ),
+            id="no-halt-when-the-first-worker-was-asked-to-leave",
+        ),
+        pytest.param(
+            look(target=2, state=NEW, spawn_errors=("no memory",)),
+            decision(
+                state=replace(NEW, boot_backoff=Backoff(strikes=1, struck_at=NOW, retry_at=NOW + 1)),
+            ),
+            id="a-fork-that-fails-is-tried-again,-not-a-reason-to-halt",
+        ),
+        pytest.param(
+            look(booting(1, since=NOW - 120, trouble="not probed yet"), target=2, state=NEW),
+            decision(kill(1, "missed its boot deadline of 120 s: not probed yet"), state=NEW),
+            id="a-first-worker-that-hangs-is-killed-at-its-boot-deadline",
+        ),
+    ],
+)
+def test_start(seen: PoolView, expected: Plan) -> None:
+    """One worker shows that the app boots; then the rest come."""
+    assert plan(seen, POLICY) == expected
+
+
+# -- steady
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seen", "policy"),
+    [
+        pytest.param(look(ready(1), ready(2), target=2), POLICY, id="all-are-ready"),
+        pytest.param(look(ready(1), booting(2), target=2), POLICY, id="the-missing-one-boots"),
+        pytest.param(look(listening(1), listening(2), target=2), POLICY, id="a-sick-worker-holds-its-place"),
+        pytest.param(look(target=0), POLICY, id="none-is-wanted"),
+        pytest.param(look(ready(1, since=901), target=1), HOURLY, id="the-age-is-not-reached"),
+        pytest.param(
+            look(ready(1, beat_at=0.0), target=1),
+            RolloutPolicy(heartbeat_timeout_s=0),
+            id="heartbeat-0-is-never",
+        ),
+        pytest.param(look(ready(2), ready(1), killed(ready(3)), target=2), POLICY, id="a-corpse-waits"),
+    ],
+)
+def test_steady_pool_does_nothing(seen: PoolView, policy: RolloutPolicy) -> None:
+    """Where nothing is missing, due or late, nothing is done, and we look again in a second."""
+    assert plan(seen, policy) == decision()
+
+
+# -- due
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("worker", "generation", "policy", "reason"),
+    [
+        pytest.param(ready(1, since=900), 1, HOURLY, "age", id="age-counts-from-ready"),
+        pytest.param(
+            ready(1, since=895, jitter=0.5),
+            1,
+            replace(HOURLY, refresh_jitter=0.1),
+            "age",
+            id="luck-of-a-half-adds-a-half-of-the-jitter",
+        ),
+        pytest.param(ready(1), 2, POLICY, "generation", id="an-older-generation-is-due"),
+        pytest.param(due(1), 1, POLICY, "requests", id="a-worker-may-ask,-requests"),
+        pytest.param(ready(1, retire_reason="memory"), 1, POLICY, "memory", id="a-worker-may-ask,-memory"),
+        pytest.param(ready(1, retire_reason="command"), 1, POLICY, "command", id="an-operator-may-ask"),
+        pytest.param(due(1), 2, HOURLY, "generation", id="generation-wins-over-what-was-asked"),
+        pytest.param(due(1), 1, HOURLY, "requests", id="what-was-asked-wins-over-age"),
+    ],
+)
+def test_due_worker_gets_a_successor(
+    worker: WorkerView, generation: int, policy: RolloutPolicy, reason: str
+) -> None:
+    """Each reason opens a rollout with one successor, and takes nobody away yet."""
+    assert plan(look(worker, target=1, generation=generation), policy) == rolling(
+        spawn(1), since=NOW, events=(started(1, reason, 1),)
+    )
+
+
+@pytest.mark.parametrize(
+    ("worker", "generation", "policy"),
+    [
+        pytest.param(ready(1, since=900), 1, HOURLY, id="age"),
+        pytest.param(due(1), 1, POLICY, id="requests"),
+        pytest.param(ready(1, retire_reason="memory"), 1, POLICY, id="memory"),
+        pytest.param(ready(1, retire_reason="command"), 1, POLICY, id="command"),
+        pytest.param(ready(1), 2, POLICY, id="generation"),
+        pytest.param(booting(1), 2, POLICY, id="generation-while-booting"),
+    ],
+)
+def test_surge_0_turns_replacement_off(worker: WorkerView, generation: int, policy: RolloutPolicy) -> None:
+    """With surge 0 no reason makes a worker due, not even where another is to spare."""
+    seen = look(worker, ready(2, generation=generation, since=950), target=2, generation=generation)
+    assert plan(seen, replace(policy, surge=0)) == decision()
+
+
+@pytest.mark.parametrize(
+    ("since", "expected"),
+    [
+        pytest.param(890.25, decision(wake_in_s=0.25), id="not-before-its-luck-is-used-up"),
+        pytest.param(890.0, rolling(spawn(1), since=NOW, events=(started(1, "age", 1),)), id="then-at-once"),
+    ],
+)
+def test_jitter_delays_the_age(since: float, expected: Plan) -> None:
+    """A worker with all the luck is due at the interval and the whole jitter."""
+    policy = RolloutPolicy(refresh_interval_s=80.0, refresh_jitter=0.5)
+    assert plan(look(ready(1, since=since, jitter=0.75), target=1), policy) == expected
+
+
+# -- a rollout
+# --------------------------------------------------------------------------------------------------
+
+OLD = (due(1), due(2), due(3), due(4))
+DEAD = Departure(worker=due(2), cause="signal SIGSEGV")
+
+
+@pytest.mark.parametrize(
+    ("seen", "policy", "expected"),
+    [
+        pytest.param(
+            look(*OLD, target=4),
+            POLICY,
+            rolling(spawn(1), since=NOW, events=(started(4, "requests", 4),)),
+            id="surge-1-spawns-one",
+        ),
+        pytest.param(
+            look(*OLD, target=4),
+            RolloutPolicy(surge=2),
+            rolling(spawn(2), since=NOW, events=(started(4, "requests", 4),)),
+            id="surge-2-spawns-two",
+        ),
+        pytest.param(
+            look(*OLD, target=4),
+            RolloutPolicy(surge=4),
+            rolling(spawn(4), since=NOW, events=(started(4, "requests", 4),)),
+            id="surge-4-spawns-four",
+        ),
+        pytest.param(
+            look(*OLD, target=4),
+            RolloutPolicy(surge=9),
+            rolling(spawn(4), since=NOW, events=(started(4, "requests", 4),)),
+            id="never-more-surge-than-workers-wanted",
+        ),
+        pytest.param(
+            look(due(1), ready(2), ready(3), target=3),
+            RolloutPolicy(surge=3),
+            rolling(spawn(1), since=NOW, events=(started(1, "requests", 3),)),
+            id="one-successor-for-one-due",
+        ),
+        pytest.param(
+            look(*OLD, booting(5), target=4, state=under_way()),
+            POLICY,
+            rolling(),
+            id="nobody-leaves-while-the-newcomer-boots",
+        ),
+        pytest.param(
+            look(*OLD, listening(5), target=4, state=under_way()),
+            POLICY,
+            rolling(),
+            id="nobody-leaves-while-the-newcomer-is-not-ready",
+        ),
+        pytest.param(
+            look(*OLD, ready(5), target=4, state=under_way()),
+            POLICY,
+            rolling(drain(1)),
+            id="the-spare-worker-pays-for-the-oldest",
+        ),
+        pytest.param(
+            look(due(4), ready(5), due(2), due(3), due(1), target=4, state=under_way()),
+            POLICY,
+            rolling(drain(1)),
+            id="oldest-is-by-age,-whatever-the-order-of-the-view",
+        ),
+        pytest.param(
+            look(ready(1), ready(2), due(3), due(4), ready(5), target=4, state=under_way()),
+            POLICY,
+            rolling(drain(3)),
+            id="the-oldest-due-leaves,-not-the-oldest",
+        ),
+        pytest.param(
+            look(*OLD, ready(5), ready(6), target=4, state=under_way()),
+            RolloutPolicy(surge=2),
+            rolling(drain(1), drain(2)),
+            id="two-spare-pay-for-the-two-oldest",
+        ),
+        pytest.param(
+            look(*OLD, ready(5), booting(6), target=4, state=under_way()),
+            RolloutPolicy(surge=2),
+            rolling(drain(1)),
+            id="only-the-ready-ones-pay",
+        ),
+        pytest.param(
+            look(leaving(due(1)), *OLD[1:], ready(5), target=4, state=under_way()),
+            POLICY,
+            rolling(),
+            id="a-leaving-worker-is-live,-so-its-place-is-not-free",
+        ),
+        pytest.param(
+            look(leaving(due(1)), *OLD[1:], ready(5), target=4, state=under_way()),
+            RolloutPolicy(surge=2),
+            rolling(spawn(1)),
+            id="a-leaving-worker-takes-one-of-two-places",
+        ),
+        pytest.param(
+            look(killed(due(1)), *OLD[1:], ready(5), target=4, state=under_way()),
+            POLICY,
+            rolling(),
+            id="a-killed-worker-is-live-until-it-is-gone",
+        ),
+        pytest.param(
+            look(
+                *OLD[1:],
+                ready(5),
+                target=4,
+                state=under_way(),
+                departures=(Departure(worker=leaving(due(1)), cause="exit code 0"),),
+            ),
+            POLICY,
+            rolling(
+                spawn(1),
+                replaced=1,
+                events=(
+                    exited(
+                        Departure(worker=leaving(due(1)), cause="exit code 0"),
+                        reason="requests",
+                        is_error=False,
+                    ),
+                ),
+            ),
+            id="the-next-successor-comes-when-it-is-gone",
+        ),
+        pytest.param(
+            look(
+                *(ready(age) for age in (5, 6, 7, 8)),
+                target=4,
+                state=under_way(NOW - 90.5, replaced=3),
+                departures=(Departure(worker=leaving(due(4)), cause="exit code 0"),),
+            ),
+            POLICY,
+            decision(
+                events=(
+                    exited(
+                        Departure(worker=leaving(due(4)), cause="exit code 0"),
+                        reason="requests",
+                        is_error=False,
+                    ),
+                    completed(4, 90.5),
+                )
+            ),
+            id="it-is-complete-when-the-last-is-gone",
+        ),
+        pytest.param(
+            look(leaving(due(1)), ready(2), target=1, state=under_way()),
+            POLICY,
+            rolling(),
+            id="it-is-not-complete-while-the-last-leaves",
+        ),
+        pytest.param(
+            look(leaving(ready(1)), ready(2), target=2, state=under_way()),
+            POLICY,
+            rolling(spawn(1)),
+            id="who-leaves-does-not-complete-it",
+        ),
+        pytest.param(
+            look(due(1), ready(3), target=2, state=under_way(), departures=(DEAD,)),
+            POLICY,
+            rolling(spawn(1), events=(exited(DEAD, reason="requests"),)),
+            id="a-due-worker-that-dies-by-itself-was-not-replaced",
+        ),
+        pytest.param(
+            look(due(1), due(2), target=1, state=under_way()),
+            RolloutPolicy(surge=3),
+            rolling(drain(1)),
+            id="scaled-below-the-surge-it-is-lowered-too",
+        ),
+        pytest.param(
+            look(booting(2), target=1, state=under_way(replaced=1)),
+            POLICY,
+            rolling(replaced=1),
+            id="it-is-not-complete-below-target",
+        ),
+        pytest.param(
+            look(due(1), booting(2, generation=0), target=2, state=under_way()),
+            POLICY,
+            rolling(drain(2, "generation"), spawn(1)),
+            id="a-due-worker-that-does-not-listen-is-removed-without-budget",
+        ),
+    ],
+)
+def test_rollout(seen: PoolView, policy: RolloutPolicy, expected: Plan) -> None:
+    """One for one, oldest first, paid for by spare workers, within target and surge."""
+    assert plan(seen, policy) == expected
+
+
+@pytest.mark.parametrize(
+    ("since", "expected"),
+    [
+        pytest.param(NOW - 9.75, rolling(wake_in_s=0.25), id="ready-is-not-yet-available"),
+        pytest.param(NOW - 10, rolling(drain(1)), id="available-after-min-ready-seconds"),
+    ],
+)
+def test_min_ready(since: float, expected: Plan) -> None:
+    """A newcomer counts as capacity only when it has been ready for a while."""
+    seen = look(due(1), ready(2, since=since), target=1, state=under_way())
+    assert plan(seen, RolloutPolicy(min_ready_s=10)) == expected
+
+
+def test_silent_worker_is_no_capacity() -> None:
+    """After a suspension a worker that has not beaten again pays for no drain, and is not killed either."""
+    state = replace(under_way(), resumed_at=NOW - 1)
+    seen = look(due(1), ready(2, beat_at=NOW - 40), target=1, state=state)
+    assert plan(seen, POLICY) == decision(state=state)
+
+
+def test_the_worked_example() -> None:
+    """Four due workers and surge 1 roll as the comment above `plan` says, each step a whole plan."""
+    state = SERVED
+    workers = {age: due(age) for age in (1, 2, 3, 4)}
+    told: list[tuple[tuple[Action, ...], tuple[str, ...]]] = []
+    departures: tuple[Departure, ...] = ()
+    for step in range(1, 14):
+        now = NOW + step
+        seen = look(
+            *(replace(worker, beat_at=now) for worker in workers.values()),
+            target=4,
+            state=state,
+            now=now,
+            departures=departures,
+        )
+        result = plan(seen, POLICY)
+        state, departures = result.state, ()
+        told.append((result.actions, tuple(event.name for event in result.events)))
+        for age in [age for age, worker in workers.items() if worker.draining_at is not None]:
+            departures += (Departure(worker=workers.pop(age), cause="exit code 0"),)
+        for action in result.actions:
+            if isinstance(action, Spawn):
+                age = max(workers) + 1
+                workers[age] = ready(age, since=now)
+            if isinstance(action, Drain):
+                workers[action.age] = leaving(workers[action.age], since=now)
+    nothing: tuple[tuple[Action, ...], tuple[str, ...]] = ((), ())
+    assert told == [
+        ((spawn(1),), ("rollout.started",)),
+        ((drain(1),), ()),
+        nothing,
+        ((spawn(1),), ("worker.exited",)),
+        ((drain(2),), ()),
+        nothing,
+        ((spawn(1),), ("worker.exited",)),
+        ((drain(3),), ()),
+        nothing,
+        ((spawn(1),), ("worker.exited",)),
+        ((drain(4),), ()),
+        nothing,
+        ((), ("worker.exited", "rollout.completed")),
+    ]
+
+
+# -- deadlines
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seen", "policy", "expected"),
+    [
+        pytest.param(
+            look(ready(1), booting(2, since=NOW - 120), target=2),
+            POLICY,
+            decision(kill(2, "missed its boot deadline of 120 s"), spawn(1)),
+            id="boot-deadline",
+        ),
+        pytest.param(
+            look(ready(1), booting(2, since=NOW - 120, trouble="health check answered 503"), target=2),
+            POLICY,
+            decision(kill(2, "missed its boot deadline of 120 s: health check answered 503"), spawn(1)),
+            id="boot-deadline-with-its-trouble",
+        ),
+        pytest.param(
+            look(ready(1), booting(2, since=NOW - 119.5), target=2),
+            POLICY,
+            decision(wake_in_s=0.5),
+            id="not-before-the-boot-deadline",
+        ),
+        pytest.param(
+            look(ready(1), ready(2, beat_at=NOW - 30), target=2),
+            POLICY,
+            decision(kill(2, "missed its heartbeat deadline of 30 s"), spawn(1)),
+            id="heartbeat-deadline",
+        ),
+        pytest.param(
+            look(ready(1), ready(2, beat_at=NOW - 29.75), target=2),
+            POLICY,
+            decision(wake_in_s=0.25),
+            id="not-before-the-heartbeat-deadline",
+        ),
+        pytest.param(
+            look(ready(1), replace(ready(2, since=NOW - 30), beat_at=None), target=2),
+            POLICY,
+            decision(kill(2, "missed its heartbeat deadline of 30 s"), spawn(1)),
+            id="who-never-beat-is-heard-when-it-began-to-listen",
+        ),
+        pytest.param(
+            look(ready(1), listening(2, beat_at=NOW - 30), target=2),
+            POLICY,
+            decision(kill(2, "missed its heartbeat deadline of 30 s"), spawn(1)),
+            id="a-sick-worker-has-to-beat-too",
+        ),
+        pytest.param(
+            look(ready(1), leaving(ready(2), since=NOW - 30), target=1),
+            POLICY,
+            decision(kill(2, "missed its drain deadline of 30 s")),
+            id="drain-deadline",
+        ),
+        pytest.param(
+            look(ready(1), leaving(ready(2), since=NOW - 29.5), target=1),
+            POLICY,
+            decision(wake_in_s=0.5),
+            id="not-before-the-drain-deadline",
+        ),
+        pytest.param(
+            look(ready(1), leaving(ready(2), since=NOW), target=1),
+            RolloutPolicy(drain_timeout_s=0),
+            decision(kill(2, "missed its drain deadline of 0 s")),
+            id="drain-0-gives-no-time",
+        ),
+        pytest.param(
+            look(ready(1), leaving(ready(2, beat_at=NOW - 30), since=NOW - 5), target=1),
+            POLICY,
+            decision(kill(2, "missed its heartbeat deadline of 30 s")),
+            id="a-leaving-worker-has-to-beat-too",
+        ),
+        pytest.param(
+            look(ready(1), leaving(booting(2, since=NOW - 120), since=NOW - 5), target=1),
+            POLICY,
+            decision(kill(2, "missed its boot deadline of 120 s")),
+            id="a-leaving-worker-that-boots-has-its-boot-deadline",
+        ),
+        pytest.param(
+            look(ready(1), killed(leaving(ready(2, beat_at=0), since=0), since=NOW - 9), target=1),
+            POLICY,
+            decision(),
+            id="kill-once",
+        ),
+        pytest.param(
+            look(*(ready(age, beat_at=0) for age in (1, 2)), target=2),
+            POLICY,
+            decision(
+                kill(1, "missed its heartbeat deadline of 30 s"),
+                kill(2, "missed its heartbeat deadline of 30 s"),
+                spawn(1),
+            ),
+            id="who-is-killed-is-still-live,-so-only-the-surge-comes-at-once",
+        ),
+        pytest.param(
+            look(ready(1), booting(2, since=0), target=1),
+            POLICY,
+            decision(kill(2, "missed its boot deadline of 120 s")),
+            id="kill-comes-before-surplus",
+        ),
+    ],
+)
+def test_deadlines(seen: PoolView, policy: RolloutPolicy, expected: Plan) -> None:
+    """Startup, heartbeat and drain each have a deadline, and missing it is death."""
+    assert plan(seen, policy) == expected
+
+
+LATE = (
+    booting(1, since=NOW - 400),
+    ready(2, beat_at=NOW - 400),
+    leaving(ready(3), since=NOW - 400),
+)
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        pytest.param(
+            replace(SERVED, turn_at=NOW - 2.5),
+            decision(state=replace(SERVED, resumed_at=NOW)),
+            id="a-gap-above-2-s-gives-everybody-a-new-start",
+        ),
+        pytest.param(
+            replace(SERVED, resumed_at=NOW - 29.5),
+            decision(state=replace(SERVED, resumed_at=NOW - 29.5), wake_in_s=0.5),
+            id="the-new-deadline-counts-from-there",
+        ),
+        pytest.param(
+            replace(SERVED, turn_at=NOW - 2),
+            decision(
+                kill(1, "missed its boot deadline of 120 s"),
+                kill(2, "missed its heartbeat deadline of 30 s"),
+                kill(3, "missed its drain deadline of 30 s"),
+            ),
+            id="a-gap-of-2-s-gives-nothing",
+        ),
+        pytest.param(
+            replace(SERVED, resumed_at=NOW - 30),
+            decision(
+                kill(2, "missed its heartbeat deadline of 30 s"),
+                kill(3, "missed its drain deadline of 30 s"),
+                state=replace(SERVED, resumed_at=NOW - 30),
+            ),
+            id="each-deadline-has-its-own-length",
+        ),
+    ],
+)
+def test_suspension(state: RolloutState, expected: Plan) -> None:
+    """No deadline counts time in which we did not run."""
+    assert plan(look(*LATE, target=2, state=state), POLICY) == expected
+
+
+# -- scale
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        pytest.param(look(ready(1), target=4), decision(spawn(3)), id="up-spawns-what-is-missing"),
+        pytest.param(
+            look(ready(3), ready(1), ready(4), ready(2), target=2),
+            decision(drain(1, "scale"), drain(2, "scale")),
+            id="down-drains-the-oldest",
+        ),
+        pytest.param(
+            look(ready(1), booting(2), booting(3), booting(4), target=2),
+            decision(drain(4, "surplus"), drain(3, "surplus")),
+            id="down-removes-who-boots,-newest-first",
+        ),
+        pytest.param(
+            look(ready(1), ready(2), booting(3), target=1),
+            decision(drain(3, "surplus"), drain(1, "scale")),
+            id="down-removes-who-boots-before-who-serves",
+        ),
+        pytest.param(
+            look(leaving(ready(1)), leaving(ready(2)), ready(3), target=2),
+            decision(),
+            id="up-again-while-two-leave-waits-for-room",
+        ),
+        pytest.param(
+            look(ready(1), ready(2), booting(3), target=0),
+            decision(drain(3, "surplus"), drain(1, "scale"), drain(2, "scale")),
+            id="target-0-lets-all-go",
+        ),
+        pytest.param(
+            look(due(1), ready(2), target=0, state=under_way()),
+            rolling(drain(1), drain(2, "scale")),
+            id="target-0-in-a-rollout-lets-all-go,-and-nobody-comes",
+        ),
+        pytest.param(
+            look(due(1), ready(2), ready(3), ready(4), booting(5), target=3, state=under_way()),
+            rolling(drain(5, "surplus"), drain(1)),
+            id="down-in-a-rollout-is-paid-with-the-due-one-and-needs-no-successor",
+        ),
+        pytest.param(
+            look(ready(1), ready(2), due(3), ready(4), target=2, state=under_way()),
+            rolling(drain(3), drain(1, "scale")),
+            id="down-takes-the-due-before-the-old",
+        ),
+        pytest.param(
+            look(*OLD, target=2, state=under_way()),
+            rolling(drain(1), drain(2)),
+            id="down-in-a-rollout-waits-for-room-for-successors",
+        ),
+        pytest.param(
+            look(due(1), ready(2), booting(3), target=3, state=under_way()),
+            rolling(spawn(1)),
+            id="up-in-a-rollout-adds-to-the-successors",
+        ),
+        pytest.param(
+            look(due(1), due(2), leaving(due(3)), booting(4), target=3, state=under_way()),
+            rolling(),
+            id="up-in-a-rollout-keeps-to-target-and-surge",
+        ),
+    ],
+)
+def test_scale(seen: PoolView, expected: Plan) -> None:
+    """The pool follows its target, also during a rollout."""
+    assert plan(seen, POLICY) == expected
+
+
+# -- workers that listen and never prove themselves
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seen", "drained"),
+    [
+        pytest.param(look(ready(1), listening(2), target=0), [1, 2], id="target-0-lets-all-go"),
+        pytest.param(look(ready(1), listening(2), target=1), [2], id="down-takes-who-carries-nothing"),
+        pytest.param(
+            look(listening(1), ready(2), ready(3, generation=2), target=2, generation=2, state=under_way()),
+            [1],
+            id="a-rollout-replaces-it-as-any-other",
+        ),
+        pytest.param(
+            look(ready(1), listening(2), ready(3, generation=2), target=2, generation=2, state=under_way()),
+            [2],
+            id="a-rollout-does-not-wait-for-it-to-heal",
+        ),
+    ],
+)
+def test_unproven_worker_that_listens_can_be_removed(seen: PoolView, drained: list[int]) -> None:
+    """A worker that carries no capacity needs no spare one to pay for its leaving."""
+    actions = plan(seen, POLICY).actions
+    assert sorted(action.age for action in actions if isinstance(action, Drain)) == drained
+
+
+def test_only_capacity_is_paid_for() -> None:
+    """A due worker that is silent takes no spare worker's place: the oldest due available one leaves too."""
+    state = replace(under_way(), resumed_at=NOW - 1)
+    seen = look(replace(due(1), beat_at=NOW - 40), due(2), due(3), ready(4), ready(5), target=3, state=state)
+    actions = plan(seen, RolloutPolicy(surge=2)).actions
+    assert 2 in [action.age for action in actions if isinstance(action, Drain)]
+
+
+# -- newcomers that fail
+# --------------------------------------------------------------------------------------------------
+
+
+def test_newcomer_that_fails_stalls_the_rollout() -> None:
+    """The old worker stays, the failure is told with its values, and the retry waits."""
+    gone = Departure(worker=booting(2), cause="exit code 3")
+    assert plan(look(due(1), target=1, state=under_way(), departures=(gone,)), POLICY) == decision(
+        state=replace(under_way(), boot_backoff=Backoff(strikes=1, struck_at=NOW, retry_at=NOW + 1)),
+        events=(exited(gone), stalled("worker 2 exit code 3", 1, 1.0)),
+    )
+
+
+def test_fork_that_fails_stalls_the_rollout() -> None:
+    """A process that cannot be made is a newcomer that fails."""
+    assert plan(look(ready(1), target=2, spawn_errors=("out of memory", "again")), POLICY) == decision(
+        state=replace(SERVED, boot_backoff=Backoff(strikes=1, struck_at=NOW, retry_at=NOW + 1)),
+        events=(stalled("fork: out of memory", 1, 1.0),),
+    )
+
+
+def test_backoff_doubles_up_to_a_minute() -> None:
+    """Each failed attempt doubles the wait, from 1 s to 60 s, and `failures` counts them."""
+    state, now = SERVED, NOW
+    told = []
+    for age in range(2, 11):
+        gone = Departure(worker=booting(age, since=now), cause="exit code 3")
+        now += 0.5
+        state = replace(state, turn_at=now - 1)
+        result = plan(look(ready(1, beat_at=now), target=2, state=state, departures=(gone,), now=now), POLICY)
+        assert result.actions == ()
+        told.append((dict(result.events[1].values), result.state.phase))
+        state, now = result.state, result.state.retry_at
+        after = plan(
+            look(ready(1, beat_at=now), target=2, state=replace(state, turn_at=now), now=now), POLICY
+        )
+        assert after == decision(spawn(1), state=state, now=now)
+    assert told == [
+        ({"cause": f"worker {age} exit code 3", "failures": age - 1, "retry_in_s": wait_s}, "stalled")
+        for age, wait_s in enumerate([1, 2, 4, 8, 16, 32, 60, 60, 60], start=2)
+    ]
+
+
+STRUCK = replace(SERVED, boot_backoff=Backoff(strikes=3, struck_at=NOW - 2, retry_at=NOW + 2))
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        pytest.param(
+            look(ready(1), target=2, state=STRUCK),
+            decision(state=STRUCK),
+            id="nothing-is-spawned-before-the-retry",
+        ),
+        pytest.param(
+            look(ready(1), ready(2, since=NOW - 1), target=3, state=STRUCK),
+            decision(spawn(1)),
+            id="a-worker-that-became-ready-since-ends-the-wait",
+        ),
+        pytest.param(
+            look(
+                ready(1),
+                target=2,
+                state=STRUCK,
+                departures=tuple(
+                    Departure(worker=booting(age, since=NOW - 3), cause="exit code 3") for age in (5, 6)
+                ),
+            ),
+            decision(
+                state=STRUCK,
+                events=tuple(
+                    exited(Departure(worker=booting(age, since=NOW - 3), cause="exit code 3"))
+                    for age in (5, 6)
+                ),
+            ),
+            id="workers-of-the-attempt-that-was-counted-are-no-further-strike",
+        ),
+        pytest.param(
+            look(
+                ready(1),
+                target=3,
+                state=STRUCK,
+                departures=tuple(
+                    Departure(worker=booting(age, since=NOW - 2), cause="exit code 3") for age in (5, 6)
+                ),
+            ),
+            decision(
+                state=replace(SERVED, boot_backoff=Backoff(strikes=4, struck_at=NOW, retry_at=NOW + 8)),
+                events=(
+                    *(
+                        exited(Departure(worker=booting(age, since=NOW - 2), cause="exit code 3"))
+                        for age in (5, 6)
+                    ),
+                    stalled("worker 5 exit code 3", 4, 8.0),
+                ),
+            ),
+            id="several-of-one-attempt-that-fail-together-are-one-strike",
+        ),
+        pytest.param(
+            look(
+                ready(1),
+                target=2,
+                state=STRUCK,
+                departures=(Departure(worker=leaving(booting(5)), cause="exit code 0"),),
+            ),
+            decision(
+                state=STRUCK,
+                events=(exited(Departure(worker=leaving(booting(5)), cause="exit code 0"), is_error=False),),
+            ),
+            id="who-was-asked-to-leave-has-not-failed",
+        ),
+        pytest.param(
+            look(
+                ready(1),
+                target=1,
+                departures=(Departure(worker=killed(leaving(ready(5))), cause="missed its drain deadline"),),
+            ),
+            decision(
+                events=(
+                    exited(Departure(worker=killed(leaving(ready(5))), cause="missed its drain deadline")),
+                )
+            ),
+            id="who-was-killed-leaving-is-told-as-an-error,-and-is-no-strike",
+        ),
+    ],
+)
+def test_strikes(seen: PoolView, expected: Plan) -> None:
+    """Attempts are counted, not workers; a success forgets them."""
+    assert plan(seen, POLICY) == expected
+
+
+def test_full_pool_is_not_stalled() -> None:
+    """Once nothing is missing or due there is nothing to retry: the pool is at rest."""
+    state = replace(SERVED, boot_backoff=Backoff(strikes=1, struck_at=NOW - 400, retry_at=NOW - 399))
+    assert plan(look(ready(1), target=1, state=state), POLICY).state.phase == "idle"
+
+
+# -- ready workers that crash
+# --------------------------------------------------------------------------------------------------
+
+
+def crash(age: int, *, spawned_at: float, ready_at: float) -> Departure:
+    worker = WorkerView(
+        pid=100 + age, age=age, generation=1, spawned_at=spawned_at, listening_at=ready_at, ready_at=ready_at
+    )
+    return Departure(worker=worker, cause="signal SIGSEGV")
+
+
+LATE_CRASH = crash(2, spawned_at=NOW - 61, ready_at=NOW - 60)
+EARLY_CRASH = crash(2, spawned_at=NOW - 60, ready_at=NOW - 59)
+CRASHED = replace(SERVED, crash_backoff=Backoff(strikes=1, struck_at=NOW - 60, retry_at=NOW - 60))
+
+
+@pytest.mark.parametrize(
+    ("state", "gone", "expected"),
+    [
+        pytest.param(
+            SERVED,
+            LATE_CRASH,
+            decision(spawn(1), events=(exited(LATE_CRASH),)),
+            id="late-is-replaced-at-once",
+        ),
+        pytest.param(
+            SERVED,
+            EARLY_CRASH,
+            decision(
+                spawn(1),
+                events=(exited(EARLY_CRASH),),
+                state=replace(SERVED, crash_backoff=Backoff(strikes=1, struck_at=NOW, retry_at=NOW)),
+            ),
+            id="the-first-early-one-is-replaced-at-once",
+        ),
+        pytest.param(
+            replace(CRASHED, crash_backoff=replace(CRASHED.crash_backoff, retry_at=NOW - 59.5)),
+            EARLY_CRASH,
+            decision(
+                events=(exited(EARLY_CRASH),),
+                state=replace(SERVED, crash_backoff=Backoff(strikes=2, struck_at=NOW, retry_at=NOW + 1)),
+            ),
+            id="the-second-early-one-waits-a-second",
+        ),
+        pytest.param(
+            replace(SERVED, crash_backoff=Backoff(strikes=5, struck_at=NOW - 60, retry_at=NOW - 52)),
+            EARLY_CRASH,
+            decision(
+                events=(exited(EARLY_CRASH),),
+                state=replace(SERVED, crash_backoff=Backoff(strikes=6, struck_at=NOW, retry_at=NOW + 16)),
+            ),
+            id="the-sixth-early-one-waits-16-s",
+        ),
+        pytest.param(
+            replace(SERVED, crash_backoff=Backoff(strikes=1, struck_at=NOW - 10, retry_at=NOW - 10)),
+            EARLY_CRASH,
+            decision(
+                spawn(1),
+                events=(exited(EARLY_CRASH),),
+                state=replace(
+                    SERVED, crash_backoff=Backoff(strikes=1, struck_at=NOW - 10, retry_at=NOW - 10)
+                ),
+            ),
+            id="one-from-before-the-strike-is-no-further-strike",
+        ),
+        pytest.param(
+            CRASHED,
+            EARLY_CRASH,
+            decision(
+                spawn(1),
+                events=(exited(EARLY_CRASH),),
+                state=replace(SERVED, crash_backoff=Backoff(strikes=1, struck_at=NOW, retry_at=NOW)),
+            ),
+            id="a-minute-after-the-strike-it-is-the-first-again",
+        ),
+    ],
+)
+def test_crash_of_a_ready_worker(state: RolloutState, gone: Departure, expected: Plan) -> None:
+    """The first crash costs no wait; crashes soon after birth do, until a minute has passed without one."""
+    assert plan(look(ready(1), target=2, state=state, departures=(gone,)), POLICY) == expected
+
+
+def test_a_healthy_minute_forgets_crashes() -> None:
+    """Sixty seconds after the end of the last wait the count starts anew."""
+    assert plan(look(ready(1), ready(2), target=2, state=CRASHED), POLICY) == decision()
+
+
+def test_crash_in_a_rollout_is_replaced_though_another_leaves() -> None:
+    """What is missing is spawned within the room that the leaving worker leaves."""
+    gone = crash(3, spawned_at=100, ready_at=101)
+    seen = look(leaving(due(1)), due(2), ready(4), target=3, state=under_way(), departures=(gone,))
+    assert plan(seen, POLICY) == rolling(spawn(1), events=(exited(gone),))
+
+
+# -- halt
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        pytest.param(replace(NEW, has_served=True), id="one-has-listened"),
+        pytest.param(SERVED, id="one-has-been-ready"),
+    ],
+)
+def test_no_halt_once_anything_has_served(state: RolloutState) -> None:
+    """A server that has served is never ended by its newcomers, even with nobody left."""
+    gone = Departure(worker=booting(2), cause="exit code 3")
+    assert plan(look(target=1, state=state, departures=(gone,)), POLICY) == decision(
+        state=replace(state, boot_backoff=Backoff(strikes=1, struck_at=NOW, retry_at=NOW + 1)),
+        events=(exited(gone), stalled("worker 2 exit code 3", 1, 1.0)),
+    )
+
+
+# -- when to look again
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seen", "policy", "wake_in_s"),
+    [
+        pytest.param(look(ready(1), target=1), POLICY, 1.0, id="at-most-a-second"),
+        pytest.param(look(target=0), POLICY, 1.0, id="a-second-in-an-empty-pool"),
+        pytest.param(look(booting(1, since=NOW - 119.75), target=1), POLICY, 0.25, id="boot-deadline"),
+        pytest.param(look(ready(1, beat_at=NOW - 29.75), target=1), POLICY, 0.25, id="heartbeat-deadline"),
+        pytest.param(
+            look(leaving(ready(1), since=NOW - 29.75), ready(2), target=1), POLICY, 0.25, id="drain-deadline"
+        ),
+        pytest.param(
+            look(ready(1, since=NOW - 9.75), target=1), RolloutPolicy(min_ready_s=10), 0.25, id="min-ready"
+        ),
+        pytest.param(look(ready(1, since=900.25), target=1), HOURLY, 0.25, id="age"),
+        pytest.param(
+            look(
+                ready(1),
+                target=2,
+                state=replace(
+                    SERVED, boot_backoff=Backoff(strikes=1, struck_at=NOW - 0.75, retry_at=NOW + 0.25)
+                ),
+            ),
+            POLICY,
+            0.25,
+            id="end-of-the-backoff",
+        ),
+        pytest.param(
+            look(ready(1, beat_at=NOW - 29.5), ready(2, beat_at=NOW - 29.75), target=2),
+            POLICY,
+            0.25,
+            id="the-nearest-of-several",
+        ),
+        pytest.param(
+            look(killed(booting(1, since=NOW - 119.75)), ready(2), target=1),
+            POLICY,
+            1.0,
+            id="not-for-the-dead",
+        ),
+        pytest.param(
+            look(leaving(ready(1, since=900.25)), ready(2, since=950), target=1),
+            HOURLY,
+            1.0,
+            id="not-for-the-age-of-one-that-leaves",
+        ),
+    ],
+)
+def test_wake(seen: PoolView, policy: RolloutPolicy, wake_in_s: float) -> None:
+    """The next turn is at the next moment at which time alone changes something, within a second."""
+    state = replace(seen.state, turn_at=NOW)
+    assert plan(seen, policy) == Plan(actions=(), state=state, events=(), wake_in_s=wake_in_s)
+
+
+# -- the rest
+# --------------------------------------------------------------------------------------------------
+
+
+def test_equal_views_give_equal_plans() -> None:
+    """The plan is a function of the values alone."""
+
+    def busy() -> PoolView:
+        gone = (Departure(worker=booting(9), cause="exit code 3"), crash(8, spawned_at=980, ready_at=990))
+        return look(
+            *OLD, ready(5), booting(6), target=4, generation=1, departures=gone, spawn_errors=("full",)
+        )
+
+    assert plan(busy(), replace(HOURLY, surge=2)) == plan(busy(), replace(HOURLY, surge=2))
+
+
+@pytest.mark.parametrize(
+    ("state", "phase"),
+    [
+        pytest.param(SERVED, "idle", id="at-rest"),
+        pytest.param(under_way(), "progressing", id="moving"),
+        pytest.param(STRUCK, "stalled", id="held-up"),
+        pytest.param(replace(STRUCK, progress=Progress(started_at=1)), "stalled", id="held-up-while-moving"),
+        pytest.param(CRASHED, "idle", id="a-crash-is-no-stall"),
+    ],
+)
+def test_phase(state: RolloutState, phase: str) -> None:
+    """The phase follows from the facts."""
+    assert state.phase == phase
+
+
+@pytest.mark.parametrize(
+    ("boot", "crashes", "retry_at"),
+    [(-math.inf, -math.inf, -math.inf), (3.0, 2.0, 3.0), (2.0, 3.0, 3.0)],
+)
+def test_retry_waits_for_both_backoffs(boot: float, crashes: float, retry_at: float) -> None:
+    """Nothing is spawned before the later of the two."""
+    state = RolloutState(boot_backoff=Backoff(retry_at=boot), crash_backoff=Backoff(retry_at=crashes))
+    assert state.retry_at == retry_at
+
+
+@pytest.mark.parametrize("value", [-1, -0.5, math.inf, math.nan])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "surge",
+        "refresh_interval_s",
+        "refresh_jitter",
+        "boot_timeout_s",
+        "min_ready_s",
+        "heartbeat_timeout_s",
+        "drain_timeout_s",
+    ],
+)
+def test_policy_refuses_what_makes_no_sense(name: str, value: float) -> None:
+    """A policy is valid or does not exist; the message names the field and the value."""
+    with pytest.raises(ValueError, match=rf"^{name} must be a finite number.* not {value!r}$"):
+        RolloutPolicy(**{name: value})  # type: ignore[arg-type]  # the names are of several types
+
+
+def test_policy_needs_time_to_boot() -> None:
+    """A boot deadline of 0 would kill every newcomer."""
+    with pytest.raises(ValueError, match=r"^boot_timeout_s must be a finite number above 0, not 0$"):
+        RolloutPolicy(boot_timeout_s=0)

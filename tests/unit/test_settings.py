@@ -1,0 +1,306 @@
+"""Our settings: names, bounds, messages and the policy that comes out of them."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from typing import Any
+
+import pytest
+from gunicorn.config import Config
+
+from airflow_arbiter import settings
+from airflow_arbiter.errors import SettingsError
+from airflow_arbiter.pool import RolloutPolicy
+
+NAMES = [
+    "worker_refresh_interval",
+    "worker_refresh_jitter",
+    "worker_refresh_batch_size",
+    "worker_boot_timeout",
+    "min_ready_seconds",
+    "health_check_path",
+    "health_check_timeout",
+]
+ALLOWED = {
+    "worker_refresh_interval": "a number, 0 or more",
+    "worker_refresh_jitter": "a number from 0 to 1",
+    "worker_refresh_batch_size": "a whole number, 0 or more",
+    "worker_boot_timeout": "a number above 0",
+    "min_ready_seconds": "a number, 0 or more",
+    "health_check_path": "a path that starts with '/', or nothing",
+    "health_check_timeout": "a number above 0",
+}
+
+
+@pytest.fixture
+def cfg() -> Any:
+    config = Config()
+    config.set("worker_class", settings.WORKER_CLASS)
+    return config
+
+
+def test_ours_are_all() -> None:
+    """Each setting of ours is listed, in the order of the documentation, and known to gunicorn."""
+    assert [setting.name for setting in settings.OURS] == NAMES
+    assert set(NAMES) <= Config().settings.keys()
+
+
+@pytest.mark.parametrize("setting", settings.OURS, ids=lambda setting: str(setting.name))
+def test_each_has_what_the_documentation_shows(setting: Any) -> None:
+    """A description that opens with a sentence, a flag of its own name, and our section."""
+    assert setting.section == "Airflow arbiter"
+    assert setting.cli == [f"--{setting.name.replace('_', '-')}"]
+    assert re.match(r"[A-Z][^\n]*[.;]", setting.desc.strip())
+    assert setting.short.endswith(".")
+
+
+def test_help_has_one_section_of_ours(cfg: Any) -> None:
+    """All our options stand together in --help."""
+    parser: argparse.ArgumentParser = cfg.parser()
+    groups = [group for group in parser._action_groups if group.title == "Airflow arbiter"]
+    assert [sorted(action.dest for action in group._group_actions) for group in groups] == [sorted(NAMES)]
+
+
+def test_defaults(cfg: Any) -> None:
+    """Nothing is replaced by age unless somebody asks for it."""
+    assert {name: cfg.settings[name].get() for name in NAMES} == {
+        "worker_refresh_interval": 0.0,
+        "worker_refresh_jitter": 0.1,
+        "worker_refresh_batch_size": 1,
+        "worker_boot_timeout": 120.0,
+        "min_ready_seconds": 0.0,
+        "health_check_path": None,
+        "health_check_timeout": 5.0,
+    }
+
+
+# -- values
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("worker_refresh_interval", 0, 0.0),
+        ("worker_refresh_interval", 43200, 43200.0),
+        ("worker_refresh_interval", "43200", 43200.0),
+        ("worker_refresh_interval", "1.5", 1.5),
+        ("worker_refresh_interval", 1e300, 1e300),
+        ("worker_refresh_jitter", 0, 0.0),
+        ("worker_refresh_jitter", 1, 1.0),
+        ("worker_refresh_jitter", "0.25", 0.25),
+        ("worker_refresh_batch_size", 0, 0),
+        ("worker_refresh_batch_size", "3", 3),
+        ("worker_refresh_batch_size", "0x10", 16),
+        ("worker_boot_timeout", 0.001, 0.001),
+        ("worker_boot_timeout", "600", 600.0),
+        ("min_ready_seconds", 0, 0.0),
+        ("min_ready_seconds", "2.5", 2.5),
+        ("health_check_path", "/health?deep=1", "/health?deep=1"),
+        ("health_check_path", "/", "/"),
+        ("health_check_path", "", None),
+        ("health_check_path", None, None),
+        ("health_check_timeout", "0.5", 0.5),
+    ],
+)
+def test_good_value(cfg: Any, name: str, value: object, expected: object) -> None:
+    """Numbers may come as text, as they do from a command line; nothing means no path."""
+    settings.apply(cfg, {name: value}, source="cfg")
+    assert (cfg.settings[name].get(), type(cfg.settings[name].get())) == (expected, type(expected))
+
+
+NUMBERS = [name for name in NAMES if name != "health_check_path"]
+NO_NUMBERS: list[object] = [
+    None, True, False, "", "many", "1 s", [], {}, (1,), object, -1, "-1", -0.5, math.inf, -math.inf, math.nan,
+    "inf", "nan", "1e400",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, value) for name in NUMBERS for value in NO_NUMBERS),
+        *((name, 10**400) for name in NUMBERS if name != "worker_refresh_batch_size"),
+        ("worker_refresh_jitter", 1.01),
+        ("worker_refresh_jitter", "2"),
+        ("worker_refresh_batch_size", 1.5),
+        ("worker_refresh_batch_size", 1.0),
+        ("worker_refresh_batch_size", "1.0"),
+        ("worker_boot_timeout", 0),
+        ("worker_boot_timeout", "0"),
+        ("health_check_timeout", 0.0),
+        ("health_check_path", "health"),
+        ("health_check_path", "http://localhost/health"),
+        ("health_check_path", "/santé"),
+        ("health_check_path", b"/health"),
+        ("health_check_path", 3),
+        ("health_check_path", True),
+    ],
+)
+def test_bad_value(cfg: Any, name: str, value: object) -> None:
+    """The message names the source, the option, the value and what is allowed; the old value stays."""
+    before = cfg.settings[name].get()
+    with pytest.raises(SettingsError) as raised:
+        settings.apply(cfg, {name: value}, source="gunicorn.conf.py")
+    message = str(raised.value)
+    assert message.startswith(f"gunicorn.conf.py: {name} cannot be {value!r} (")
+    assert message.endswith(f"); allowed: {ALLOWED[name]}")
+    assert cfg.settings[name].get() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("workers", "many", "a whole number, 0 or more"),
+        ("timeout", None, "a whole number, 0 or more"),
+        ("preload_app", 3, "True or False"),
+        ("proc_name", 3, "text"),
+        ("bind", 3, "a list of text"),
+        ("logconfig_dict", "x", "a mapping"),
+    ],
+)
+def test_bad_value_of_gunicorn(cfg: Any, name: str, value: object, allowed: str) -> None:
+    """gunicorn's own settings speak the same way."""
+    with pytest.raises(SettingsError) as raised:
+        settings.apply(cfg, {name: value}, source="cfg")
+    message = str(raised.value)
+    assert message.startswith(f"cfg: {name} cannot be {value!r} (")
+    assert message.endswith(f"; allowed: {allowed}")
+
+
+def test_settings_error_is_a_value_error() -> None:
+    """A caller who knows nothing of us can still catch it."""
+    assert issubclass(SettingsError, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("worker_refresh_intervall", "did you mean 'worker_refresh_interval'?"),
+        ("worker", "did you mean 'workers'?"),
+        ("min-ready-seconds", "did you mean 'min_ready_seconds'?"),
+        ("qqqq", "allowed: the names of gunicorn's settings and ours"),
+    ],
+)
+def test_unknown_name(cfg: Any, name: str, hint: str) -> None:
+    """A wrong name is told with the nearest right one."""
+    with pytest.raises(SettingsError) as raised:
+        settings.apply(cfg, {name: 1}, source="cfg")
+    assert str(raised.value) == f"cfg: unknown option {name!r}; {hint}"
+
+
+def test_apply_sets_all(cfg: Any) -> None:
+    """gunicorn's settings and ours are set by the same way."""
+    settings.apply(cfg, {"workers": 3, "min_ready_seconds": 2}, source="cfg")
+    assert (cfg.workers, cfg.min_ready_seconds) == (3, 2.0)
+
+
+# -- what would break the promises
+# --------------------------------------------------------------------------------------------------
+
+
+def test_ours_passes(cfg: Any) -> None:
+    """Our worker, by its name, is what is wanted."""
+    settings.check(cfg)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param(
+            {"worker_class": "sync"},
+            "worker_class cannot be 'sync': only our worker proves itself before it listens and drains "
+            "without losing a request; allowed: airflow_arbiter.workers.AirflowUvicornWorker or a subclass",
+            id="another-worker-of-gunicorn's",
+        ),
+        pytest.param(
+            {"worker_class": "uvicorn_worker.UvicornWorker"},
+            "worker_class cannot be 'uvicorn_worker.UvicornWorker': only our worker proves itself before it "
+            "listens and drains without losing a request; allowed: "
+            "airflow_arbiter.workers.AirflowUvicornWorker or a subclass",
+            id="the-base-of-ours",
+        ),
+        pytest.param(
+            {"reuse_port": True},
+            "reuse_port cannot be True: each worker would have a queue of its own, and the connections in "
+            "it are lost when the worker leaves; allowed: False",
+            id="reuse-port",
+        ),
+        pytest.param(
+            {"workers": 0}, "workers cannot be 0; allowed: a whole number, 1 or more", id="no-workers"
+        ),
+    ],
+)
+def test_check_refuses(cfg: Any, options: dict[str, Any], message: str) -> None:
+    """What breaks a promise is refused with the reason."""
+    settings.apply(cfg, options, source="cfg")
+    with pytest.raises(SettingsError) as raised:
+        settings.check(cfg)
+    assert str(raised.value) == message
+
+
+def test_check_refuses_a_worker_that_does_not_exist(cfg: Any) -> None:
+    """The message names the class, in one line."""
+    settings.apply(cfg, {"worker_class": "no.such.Worker"}, source="cfg")
+    with pytest.raises(SettingsError, match=r"^worker_class cannot be 'no\.such\.Worker': [^\n]+$"):
+        settings.check(cfg)
+
+
+# -- the policy
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        pytest.param(
+            {},
+            RolloutPolicy(
+                surge=1,
+                refresh_interval_s=0,
+                refresh_jitter=0.1,
+                boot_timeout_s=120,
+                min_ready_s=0,
+                heartbeat_timeout_s=30,
+                drain_timeout_s=30,
+            ),
+            id="defaults",
+        ),
+        pytest.param(
+            {
+                "workers": 4,
+                "worker_refresh_batch_size": 2,
+                "worker_refresh_interval": 43200,
+                "worker_refresh_jitter": 0.5,
+                "worker_boot_timeout": 60,
+                "min_ready_seconds": 3,
+                "timeout": 20,
+                "graceful_timeout": 10,
+            },
+            RolloutPolicy(
+                surge=2,
+                refresh_interval_s=43200,
+                refresh_jitter=0.5,
+                boot_timeout_s=60,
+                min_ready_s=3,
+                heartbeat_timeout_s=20,
+                drain_timeout_s=10,
+            ),
+            id="each-in-its-place",
+        ),
+        pytest.param(
+            {"workers": 2, "worker_refresh_batch_size": 3}, RolloutPolicy(surge=2), id="surge-above-workers"
+        ),
+        pytest.param(
+            {"workers": 3, "worker_refresh_batch_size": 3}, RolloutPolicy(surge=3), id="surge-of-workers"
+        ),
+        pytest.param({"worker_refresh_batch_size": 0}, RolloutPolicy(surge=0), id="surge-0"),
+        pytest.param({"timeout": 0}, RolloutPolicy(heartbeat_timeout_s=0), id="timeout-0-is-never"),
+    ],
+)
+def test_policy(cfg: Any, options: dict[str, Any], expected: RolloutPolicy) -> None:
+    """The planner is told what the operator wants, with no more surge than workers."""
+    settings.apply(cfg, options, source="cfg")
+    assert settings.policy(cfg) == expected
