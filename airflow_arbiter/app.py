@@ -9,9 +9,11 @@ section (when Airflow is what we serve), the mapping given to :class:`AirflowGun
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.machinery import SourceFileLoader
 from types import FrameType
 from typing import Any
 
@@ -23,7 +25,7 @@ from gunicorn.config import get_default_config_file
 from gunicorn.errors import AppImportError
 
 import airflow_arbiter
-from airflow_arbiter import events, logconfig, settings
+from airflow_arbiter import capture, events, logconfig, settings
 from airflow_arbiter.arbiter import AirflowArbiter
 from airflow_arbiter.errors import IntegrationError, SettingsError
 
@@ -46,6 +48,7 @@ class _ArbiterApplication(BaseApplication):
     """
 
     def run(self) -> None:
+        capture.install()
         asked: list[int] = []
 
         def leave(sig: int, _frame: FrameType | None) -> None:
@@ -146,12 +149,21 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
         self.chdir()
         settings.check(self.cfg)
         if not any(self.cfg.settings[name].get() for name in _OWN_LOGGING):
-            self.cfg.set(
-                "logconfig_dict",
-                logconfig.build(
-                    level=self.cfg.loglevel, errorlog=self.cfg.errorlog, accesslog=self.cfg.accesslog
-                ),
-            )
+            self.cfg.set("logconfig_dict", self._logconfig())
+
+    def _logconfig(self) -> dict[str, Any]:
+        """The log configuration where the operator has none of his own."""
+        if self.app_uri is None:
+            found: dict[str, Any] = _airflow().logconfig(level=self.cfg.loglevel)
+            return found
+        is_terminal = self.cfg.errorlog == "-" and sys.stderr.isatty()
+        return logconfig.build(
+            level=self.cfg.loglevel,
+            log_format=self.cfg.log_format or ("console" if is_terminal else "json"),
+            colors=is_terminal,
+            errorlog=self.cfg.errorlog,
+            accesslog=self.cfg.accesslog,
+        )
 
     def _read_config_file(self, location: str) -> dict[str, Any]:
         """Run a configuration file; names in it that are no settings are its own affair."""
@@ -160,12 +172,24 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
                 names = self.get_config_from_module_name(location[len("python:") :])
             else:
                 names = self.get_config_from_filename(location.removeprefix("file:"))
-        except SystemExit:
-            # gunicorn has printed the traceback and wants to exit, which a reload must not.
-            raise SettingsError(f"config: {location} could not be read; its error is shown above") from None
-        except Exception as error:
-            raise SettingsError(f"config cannot be {location!r}: {error}") from error
+        except (Exception, SystemExit) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise SettingsError(f"config: {location} could not be read ({reason})") from error
         return {name: value for name, value in names.items() if name in self.cfg.settings}
+
+    def get_config_from_filename(self, filename: str) -> dict[str, Any]:
+        """
+        Run a configuration file and return its names.
+
+        :raises Exception: whatever the file raises; gunicorn's own prints it and exits, which no reload may.
+        """
+        spec = importlib.util.spec_from_loader("__config__", SourceFileLoader("__config__", filename))
+        if spec is None or spec.loader is None:
+            raise SettingsError(f"config: {filename} is no Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["__config__"] = module
+        spec.loader.exec_module(module)
+        return vars(module)
 
     # -- the app ---------------------------------------------------------------------------------------------
 
@@ -174,6 +198,11 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
         """What a worker asks of the app before it is ready; None where there is nothing to ask."""
         path: str | None = self.cfg.health_check_path
         return path
+
+    @property
+    def logs_requests(self) -> bool:
+        """Whether the app has an access log of its own, as Airflow has."""
+        return self.app_uri is None
 
     def load(self) -> Any:
         if self.app_uri is None:

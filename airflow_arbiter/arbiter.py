@@ -146,18 +146,16 @@ class AirflowArbiter(Arbiter):
                 self._spawn_errors.append(str(error))
                 return
             worker = self.WORKERS[pid]
-            events.publish("worker.spawned", worker_pid=pid, age=worker.age, generation=worker.generation)
+            events.publish("worker.spawned", pid=pid, age=worker.age, generation=worker.generation)
 
     def _do_drain(self, action: Drain) -> None:
-        events.publish("worker.drain_requested", worker_pid=action.pid, age=action.age, reason=action.reason)
+        events.publish("worker.drain_requested", pid=action.pid, age=action.age, reason=action.reason)
         self.kill_worker(action.pid, signal.SIGTERM)
 
     def _do_kill(self, action: Kill) -> None:
         worker = self.WORKERS[action.pid]
         worker.kill_cause = action.cause
-        events.publish(
-            "worker.killed", level="error", worker_pid=action.pid, age=action.age, cause=action.cause
-        )
+        events.publish("worker.killed", level="error", pid=action.pid, age=action.age, cause=action.cause)
         self.kill_worker(action.pid, signal.SIGKILL)
 
     def _do_halt(self, action: Halt) -> None:
@@ -227,13 +225,13 @@ class AirflowArbiter(Arbiter):
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else bool(error.code)
         except Exception:
-            events.publish_exception("worker.failed", worker_pid=worker.pid)
+            events.publish_exception("worker.failed", pid=worker.pid)
             code = 1 if worker.booted else self.WORKER_BOOT_ERROR
         for leave in (self.app.leave_worker, lambda: self.cfg.worker_exit(self, worker), worker.tmp.close):
             try:
                 leave()
             except Exception:
-                events.publish_exception("worker.exit_hook_failed", level="warning", worker_pid=worker.pid)
+                events.publish_exception("worker.exit_hook_failed", level="warning", pid=worker.pid)
         # The interpreter's last collection would walk, and so copy, every page that is shared with the
         # master, for memory that the kernel takes back anyway: 1.4 s instead of 0.1 s for Airflow.
         gc.disable()
@@ -333,15 +331,18 @@ class AirflowArbiter(Arbiter):
         self._reset_environment()
         try:
             self.app.reload()
+            # Tried here: gunicorn prints what is wrong with it, or (before 27) never looks at it again.
+            self.log.setup(self.app.cfg)
             self.setup(self.app)
         except (Exception, SystemExit) as error:
             # A configuration is code, and may raise anything; none of it may end a server that serves.
+            self.app.cfg = old
+            self.log.setup(old)  # first, so that there is a log to tell it in
+            self.setup(self.app)
             if isinstance(error, ArbiterError):
                 events.publish("reload.refused", level="error", error=str(error))
             else:
                 events.publish_exception("reload.refused")
-            self.app.cfg = old
-            self.setup(self.app)
             return
         for name in _FIXED_SETTINGS:
             if self.cfg.settings[name].get() != old.settings[name].get():

@@ -1,75 +1,140 @@
 """
-The structlog-backed ``logconfig_dict`` that gunicorn, uvicorn and our own events go through.
+The structlog-backed ``logconfig_dict`` that every line of every process goes through.
 
-Owns the look of a log line. A pure function of its settings: configures nothing itself.
+Owns the look of a log line: gunicorn's, uvicorn's, the app's and our own. A pure function of its settings:
+configures nothing itself. Under Airflow the look is Airflow's, by :func:`airflow_arbiter.provider.logconfig`.
 """
 
 from __future__ import annotations
 
-import sys
-from typing import Any
+import logging
+from typing import Any, Literal
 
 import structlog
-from structlog.typing import EventDict, Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
 
-_OURS = ("airflow_arbiter", "gunicorn.error", "uvicorn", "uvicorn.error", "uvicorn.asgi")
-_ACCESS = ("gunicorn.access", "uvicorn.access")
+LogFormat = Literal["console", "json"]
+
+SERVER_LOGGERS = ("airflow_arbiter", "gunicorn.error", "uvicorn", "uvicorn.error", "uvicorn.asgi")
+"""The loggers that ``loglevel`` rules."""
+
+ACCESS_LOGGER = "airflow_arbiter.access"
+_OTHERS_ACCESS_LOGGERS = ("gunicorn.access", "uvicorn.access")
+
+_FIRST_KEYS = ("timestamp", "level", "event", "logger")
 
 
-def build(*, level: str, errorlog: str = "-", accesslog: str | None = None) -> dict[str, Any]:
+def build(
+    *,
+    level: str,
+    log_format: LogFormat,
+    colors: bool = False,
+    errorlog: str = "-",
+    accesslog: str | None = None,
+) -> dict[str, Any]:
     """
     Build the configuration for :func:`logging.config.dictConfig`.
 
-    :param level: of our own loggers, gunicorn's and uvicorn's, e.g. ``info``.
+    :param level: of the server's own loggers, e.g. ``info``; the root's stays at ``INFO``.
+    :param log_format: ``console`` for people, ``json`` for one object a line.
+    :param colors: colour the console's lines.
     :param errorlog: file to write to, ``-`` for standard error.
     :param accesslog: file for the access log, ``-`` for standard output, None for none.
     """
-    handlers = {"error": _handler(errorlog, "ext://sys.stderr")}
+    handlers = {"error": _handler(errorlog)}
     access: dict[str, Any] = {"level": "INFO", "handlers": [], "propagate": False}
     if accesslog is not None:
-        handlers["access"] = _handler(accesslog, "ext://sys.stdout")
-        access["handlers"] = ["access"]
+        handlers["access"] = {
+            "()": "airflow_arbiter.accesslog.AccessHandler",
+            "log_format": log_format,
+            "filename": accesslog,
+            "formatter": "line",
+        }
+        access = {**access, "handlers": ["access"]}
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {
-            "console": _formatter(colors=errorlog == "-" and sys.stderr.isatty()),
-        },
+        "formatters": {"line": _formatter(log_format, colors=colors)},
         "handlers": handlers,
         "root": {"level": "INFO", "handlers": ["error"]},
-        "loggers": {
-            # No handlers of their own, so that each line is printed once, by the root's.
-            **{name: {"level": level.upper(), "handlers": [], "propagate": True} for name in _OURS},
-            **dict.fromkeys(_ACCESS, access),
-        },
+        "loggers": {**server_loggers(level), ACCESS_LOGGER: access},
     }
 
 
-def _handler(target: str, stream: str) -> dict[str, Any]:
+def server_loggers(level: str) -> dict[str, Any]:
+    """
+    Send the server's loggers through the root's handlers, each line once; silence the others' access logs.
+
+    :param level: as for :func:`build`.
+    """
+    through = {"level": level.upper(), "handlers": [], "propagate": True}
+    silent = {"handlers": [], "propagate": False}
+    return {**dict.fromkeys(SERVER_LOGGERS, through), **dict.fromkeys(_OTHERS_ACCESS_LOGGERS, silent)}
+
+
+def _handler(target: str) -> dict[str, Any]:
     if target == "-":
-        return {"class": "logging.StreamHandler", "formatter": "console", "stream": stream}
-    return {"class": "logging.FileHandler", "formatter": "console", "filename": target}
+        return {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"}
+    # Opens its file anew when that was moved away, in every process and without a signal.
+    return {"class": "logging.handlers.WatchedFileHandler", "formatter": "line", "filename": target}
 
 
-def _drop_color_message(_: Any, __: str, event: EventDict) -> EventDict:
-    """Remove uvicorn's second copy of its message."""
+def _formatter(log_format: LogFormat, *, colors: bool) -> dict[str, Any]:
+    return {
+        "()": structlog.stdlib.ProcessorFormatter,
+        "foreign_pre_chain": [
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.contextvars.merge_contextvars,
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.add_logger_name,
+            add_extra,
+        ],
+        "processors": [
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            *(_json() if log_format == "json" else _console(colors=colors)),
+        ],
+    }
+
+
+def _json() -> list[Processor]:
+    tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    return [
+        structlog.processors.ExceptionRenderer(tracebacks),
+        _put_first_keys_first,
+        structlog.processors.JSONRenderer(default=str),
+    ]
+
+
+def _console(*, colors: bool) -> list[Processor]:
+    return [
+        _keep_to_one_line,
+        structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback),
+    ]
+
+
+# -- processors ----------------------------------------------------------------------------------------------
+
+_add_extra = structlog.stdlib.ExtraAdder()
+
+
+def add_extra(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Add the ``extra`` of a record, less uvicorn's second, coloured copy of its message."""
+    event = _add_extra(logger, method, event)
     event.pop("color_message", None)
     return event
 
 
-def _formatter(*, colors: bool) -> dict[str, Any]:
-    before: list[Processor] = [
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.ExtraAdder(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    return {
-        "()": structlog.stdlib.ProcessorFormatter,
-        "foreign_pre_chain": before,
-        "processors": [
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            _drop_color_message,
-            structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback),
-        ],
-    }
+def _put_first_keys_first(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    return {**{key: event.pop(key) for key in _FIRST_KEYS if key in event}, **event}
+
+
+def _keep_to_one_line(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Show what follows the first line of a message below the line, where tracebacks go."""
+    first, has_more, rest = str(event["event"]).partition("\n")
+    if has_more:
+        event["event"] = first
+        if event.get("exc_info"):
+            exc_info = event.pop("exc_info")
+            rest += "\n" + logging.Formatter().formatException(exc_info)
+        event["exception"] = rest.rstrip("\n")
+    return event

@@ -9,6 +9,8 @@ Source: ``airflow.cli.commands.api_server_command`` and ``airflow.api_fastapi.gu
 
 from __future__ import annotations
 
+import copy
+import logging
 import os
 import ssl
 from typing import Any
@@ -16,8 +18,10 @@ from urllib.parse import urlsplit
 
 from airflow.configuration import conf
 from airflow.exceptions import AirflowConfigException
+from structlog.stdlib import ProcessorFormatter
 
 from airflow_arbiter.errors import SettingsError
+from airflow_arbiter.logconfig import add_extra, server_loggers
 
 APP_URI = "airflow.api_fastapi.main:app"
 HEALTH_CHECK_PATH = "/api/v2/monitor/health"
@@ -78,6 +82,49 @@ def _ssl_options() -> dict[str, Any]:
         "ca_certs": conf.get("api", "ssl_ca_file", fallback=None) or None,
         "cert_reqs": _CERT_REQS[cert_reqs],
     }
+
+
+def logconfig(*, level: str) -> dict[str, Any]:
+    """
+    Build the log configuration that leaves Airflow's own in place and sends the server's lines through it.
+
+    :param level: of gunicorn's and uvicorn's loggers; our own have Airflow's ``[logging] logging_level``.
+    """
+    ours = {"level": conf.get("logging", "logging_level").upper(), "handlers": ["events"], "propagate": False}
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "root": None,  # Airflow's stays; gunicorn would put one of its own in the place of a missing one
+        "formatters": {},
+        "handlers": {"events": {"()": "airflow_arbiter.provider.EventHandler"}},
+        "loggers": {**server_loggers(level), "airflow_arbiter": ours},
+    }
+
+
+class EventHandler(logging.Handler):
+    """
+    Airflow's handlers, which do not look at a record's ``extra``, taught to show the values of our events.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._handlers = [_with_extra(handler) for handler in logging.getLogger().handlers]
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for handler in self._handlers:
+            if record.levelno >= handler.level:
+                handler.handle(record)
+
+
+def _with_extra(handler: logging.Handler) -> logging.Handler:
+    if not isinstance(handler.formatter, ProcessorFormatter):
+        return handler
+    handler = copy.copy(handler)  # the same stream, lock and filters
+    formatter = copy.copy(handler.formatter)
+    assert isinstance(formatter, ProcessorFormatter)  # as above
+    formatter.foreign_pre_chain = [*(formatter.foreign_pre_chain or ()), add_extra]
+    handler.formatter = formatter
+    return handler
 
 
 def load_app() -> Any:

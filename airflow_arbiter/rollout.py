@@ -317,7 +317,7 @@ def _exit_events(view: PoolView, policy: RolloutPolicy) -> list[Event]:
             name="worker.exited",
             level="info" if _was_asked(gone) and gone.worker.killed_at is None else "error",
             values=(
-                ("worker_pid", gone.worker.pid),
+                ("pid", gone.worker.pid),
                 ("age", gone.worker.age),
                 ("generation", gone.worker.generation),
                 ("cause", gone.cause),

@@ -72,11 +72,18 @@ def _path(value: Any) -> str | None:
     return value
 
 
+def _log_format(value: Any) -> str | None:
+    if value not in (None, "console", "json"):
+        raise ValueError("not a format")
+    return None if value is None else str(value)
+
+
 _ALLOWED: dict[Callable[[Any], Any], str] = {
     _whole_number: "a whole number, 0 or more",
     _number: "a number, 0 or more",
     _positive_number: "a number above 0",
     _fraction: "a number from 0 to 1",
+    _log_format: "console or json",
     _path: "a path that starts with '/', or nothing",
     gunicorn_config.validate_pos_int: "a whole number, 0 or more",
     gunicorn_config.validate_bool: "True or False",
@@ -184,6 +191,20 @@ class HealthCheckPath(_InOurSection, Setting):
         """
 
 
+class LogFormat(_InOurSection, Setting):
+    name = "log_format"
+    cli = ["--log-format"]
+    meta = "FORMAT"
+    validator = _log_format
+    default = None
+    desc = """\
+        Look of the log: ``console`` for people, ``json`` for one object a line.
+
+        Unless told, ``console`` on a terminal and ``json`` elsewhere. The Airflow API server's log looks as
+        Airflow's ``[logging]`` section says.
+        """
+
+
 class HealthCheckTimeout(_InOurSection, Setting):
     name = "health_check_timeout"
     cli = ["--health-check-timeout"]
@@ -204,6 +225,7 @@ OURS: tuple[type[Setting], ...] = (
     MinReadySeconds,
     HealthCheckPath,
     HealthCheckTimeout,
+    LogFormat,
 )
 """Our settings in the order of the documentation."""
 

@@ -28,6 +28,7 @@ from uvicorn.config import Config
 from uvicorn_worker import UvicornWorker
 
 from airflow_arbiter import events
+from airflow_arbiter.accesslog import AccessLog
 from airflow_arbiter.drain import DrainingServer
 from airflow_arbiter.health import ProbeResult, probe
 from airflow_arbiter.proctitle import set_title
@@ -88,6 +89,7 @@ class AirflowUvicornWorker(UvicornWorker):
             start.
         """
         self.set_title("boot")
+        events.bind(pid=self.pid, generation=self.generation)
         try:
             super().init_process()
         except AppImportError as error:
@@ -127,9 +129,9 @@ class AirflowUvicornWorker(UvicornWorker):
         ``max_requests`` and the loggers' handlers.
         """
         kwargs: dict[str, Any] = {
-            "app": self.wsgi,
+            "app": self._app_with_access_log() if self.cfg.accesslog else self.wsgi,
             "log_config": None,
-            "access_log": bool(self.cfg.accesslog),
+            "access_log": False,  # ours is a middleware
             "timeout_keep_alive": self.cfg.keepalive,
             "forwarded_allow_ips": self.cfg.forwarded_allow_ips,
             "backlog": self.cfg.backlog or Config(app="").backlog,
@@ -146,6 +148,12 @@ class AirflowUvicornWorker(UvicornWorker):
                 ssl_ciphers=options.get("ciphers"),
             )
         return Config(**{**kwargs, **self.CONFIG_KWARGS})
+
+    def _app_with_access_log(self) -> Any:
+        if self.app.logs_requests:
+            return self.wsgi
+        paths = {self.app.health_check_path} - {None}
+        return AccessLog(self.wsgi, pid=self.pid, generation=self.generation, silent_paths=frozenset(paths))
 
     async def _serve(self) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, BOOT_SIGNALS)
@@ -243,9 +251,7 @@ class AirflowUvicornWorker(UvicornWorker):
             events.publish(
                 "worker.unhealthy",
                 level="warning",
-                worker_pid=self.pid,
                 age=self.age,
-                generation=self.generation,
             )
             self._wake_master()
 
@@ -255,9 +261,7 @@ class AirflowUvicornWorker(UvicornWorker):
         self.set_title("ready")
         events.publish(
             "worker.ready",
-            worker_pid=self.pid,
             age=self.age,
-            generation=self.generation,
             boot_s=round(now - self.spawned_at, 3),
         )
         self._wake_master()
@@ -267,7 +271,7 @@ class AirflowUvicornWorker(UvicornWorker):
             self._probe_task.cancel()
         self.status.write_once(Field.DRAINING_AT, time.monotonic())
         self.set_title("drain")
-        events.publish("worker.draining", worker_pid=self.pid, age=self.age, generation=self.generation)
+        events.publish("worker.draining", age=self.age)
         self._wake_master()
 
     def _wake_master(self) -> None:

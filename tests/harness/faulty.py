@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
+import signal
+import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -76,13 +80,7 @@ async def _lifespan(receive: Any, send: Any) -> None:
 async def _answer(path: str, query: dict[str, list[str]], send: Any) -> None:
     status = 200
     if path == "/health":
-        match fault("health"):
-            case "503":
-                status = 503
-            case "sleep":
-                await asyncio.sleep(3600)
-            case "raise":
-                raise RuntimeError("health is broken")
+        status = await _health()
     elif path == "/hold":
         await asyncio.sleep(float(query["s"][0]))
     elif path == "/block":
@@ -90,10 +88,48 @@ async def _answer(path: str, query: dict[str, list[str]], send: Any) -> None:
     elif path == "/stream":
         await _stream(int(query["chunks"][0]), float(query["pause"][0]), send)
         return
+    else:
+        _make_trouble(path)
     body = str(os.getpid()).encode()
     headers = [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+async def _health() -> int:
+    match fault("health"):
+        case "503":
+            return 503
+        case "sleep":
+            await asyncio.sleep(3600)
+        case "raise":
+            raise RuntimeError("health is broken")
+    return 200
+
+
+def _make_trouble(path: str) -> None:
+    """Do what ends up in the log."""
+    if path == "/raise":
+        raise RuntimeError("the app is broken")
+    if path == "/warn":
+        warnings.warn("something is old\nand has two lines", UserWarning, stacklevel=1)
+    elif path == "/log":
+        logging.getLogger("some.app").info("the app says\ntwo lines", extra={"dag": "d"})
+    elif path == "/task":
+        _lose(asyncio.get_running_loop())
+    elif path == "/thread":
+        threading.Thread(target=_fail, name="a-thread").start()
+    elif path == "/die":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _fail() -> None:
+    raise RuntimeError("a thread is broken")
+
+
+def _lose(loop: asyncio.AbstractEventLoop) -> None:
+    """Leave an exception behind that nobody retrieves."""
+    loop.create_future().set_exception(RuntimeError("a task is broken"))
 
 
 async def _stream(chunks: int, pause_s: float, send: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -120,6 +121,10 @@ class Server:
                 what=f"{sig.name} taken",
             )
 
+    def kill_a_worker(self) -> None:
+        """End the oldest worker as the kernel's out-of-memory killer would."""
+        os.kill(self.workers()[0].pid, signal.SIGKILL)
+
     def wait_exit(self, within_s: float = 30.0) -> int:
         """Wait for the master to end, and return its exit code."""
         return self._popen.wait(within_s)
@@ -151,10 +156,9 @@ class Server:
         """Our events of one name, in order."""
         events = []
         for line in self.log().splitlines():
-            match = _EVENT.match(line)
-            if match and match["name"] == name:
-                values = dict(pair.split("=", 1) for pair in shlex.split(match["values"]))
-                events.append(SeenEvent(name=name, values=values))
+            event = _read_event(line)
+            if event and event.name == name:
+                events.append(event)
         return events
 
     def wait_event(self, name: str, count: int = 1, within_s: float = 30.0) -> list[SeenEvent]:
@@ -186,6 +190,21 @@ class Server:
             return len(self.events("rollout.completed")) >= rollouts
 
         eventually(is_done, what=f"{rollouts} complete rollouts", within_s=within_s)
+
+
+def _read_event(line: str) -> SeenEvent | None:
+    """Read a line of the log, in either format; None if it is no event of ours."""
+    if line.startswith("{"):
+        values = {key: str(value) for key, value in json.loads(line).items()}
+        return (
+            SeenEvent(name=values["event"], values=values) if values["logger"] == "airflow_arbiter" else None
+        )
+    match = _EVENT.match(line)
+    if not match:
+        return None
+    return SeenEvent(
+        name=match["name"], values=dict(pair.split("=", 1) for pair in shlex.split(match["values"]))
+    )
 
 
 def free_port() -> int:

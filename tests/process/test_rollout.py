@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections import Counter
@@ -178,7 +179,11 @@ class _Held:
 
 
 def _hold_one_in_each_worker(server: Server, seconds: float) -> _Held:
-    """Send held requests until each worker has one: who takes a connection is the kernel's choice."""
+    """
+    Send held requests until each worker has one.
+
+    Who takes a connection is the kernel's choice, so whoever has one is stopped until all have one.
+    """
     held = _Held()
     lock = threading.Lock()
 
@@ -191,15 +196,22 @@ def _hold_one_in_each_worker(server: Server, seconds: float) -> _Held:
         with lock:
             held.outcomes[outcome] += 1
 
-    def each_holds_one() -> bool:
-        if all(_connections(worker.pid, server.port) for worker in server.ready()):
-            return True
+    idle = {worker.pid for worker in server.ready()}
+    stopped: set[int] = set()
+    while idle:
         thread = threading.Thread(target=hold)
         held.threads.append(thread)
         thread.start()
-        return False
-
-    eventually(each_holds_one, what="each worker holds a request", within_s=5)
+        holders = eventually(
+            lambda: {pid for pid in idle if _connections(pid, server.port)},  # noqa: B023
+            what="a worker that holds no request yet takes one",
+        )
+        for pid in holders:
+            os.kill(pid, signal.SIGSTOP)
+        stopped |= holders
+        idle -= holders
+    for pid in stopped:
+        os.kill(pid, signal.SIGCONT)
     return held
 
 

@@ -42,7 +42,9 @@ def _logging_is_put_back() -> Iterator[None]:
 def configure(folder: Path, *, level: str = "info", has_access: bool = True) -> None:
     access = str(folder / "access.log") if has_access else None
     logging.config.dictConfig(
-        logconfig.build(level=level, errorlog=str(folder / "error.log"), accesslog=access)
+        logconfig.build(
+            level=level, log_format="console", errorlog=str(folder / "error.log"), accesslog=access
+        )
     )
 
 
@@ -63,14 +65,14 @@ def test_every_line_begins_with_the_time(tmp_path: Path) -> None:
 def test_record_of_each_logger_is_written_once(tmp_path: Path) -> None:
     """Ours, gunicorn's, uvicorn's and the app's go one way, through the root."""
     configure(tmp_path)
-    events.publish("worker.spawned", worker_pid=12, age=1, cause="exit code 3", boot_s=1.5)
+    events.publish("worker.spawned", pid=12, age=1, cause="exit code 3", boot_s=1.5)
     events.publish("rollout.stalled", level="error", failures=2)
     logging.getLogger("gunicorn.error").info("Listening at: %s (%s)", "http://127.0.0.1:8080", 12)
     logging.getLogger("uvicorn.error").warning("Invalid %s", "request", extra={"client": "a"})
     logging.getLogger("uvicorn").info("plain")
     logging.getLogger("some.app").info("hello", extra={"dag": "d"})
     assert [re.sub(r" +\]", "]", line) for line in lines(tmp_path / "error.log")] == [
-        "[info] worker.spawned [airflow_arbiter] age=1 boot_s=1.5 cause='exit code 3' worker_pid=12",
+        "[info] worker.spawned [airflow_arbiter] age=1 boot_s=1.5 cause='exit code 3' pid=12",
         "[error] rollout.stalled [airflow_arbiter] failures=2",
         "[info] Listening at: http://127.0.0.1:8080 (12) [gunicorn.error]",
         "[warning] Invalid request [uvicorn.error] client=a",
@@ -109,7 +111,7 @@ def test_exception_has_its_traceback(tmp_path: Path) -> None:
     assert text.count("Traceback") == 1
 
 
-@pytest.mark.parametrize("name", ["gunicorn.access", "uvicorn.access"])
+@pytest.mark.parametrize("name", ["airflow_arbiter.access"])
 def test_access_log_has_a_file_of_its_own(tmp_path: Path, name: str) -> None:
     """Requests go to the access log, and nowhere else."""
     configure(tmp_path)
@@ -120,7 +122,7 @@ def test_access_log_has_a_file_of_its_own(tmp_path: Path, name: str) -> None:
     assert (tmp_path / "error.log").read_text() == ""
 
 
-@pytest.mark.parametrize("name", ["gunicorn.access", "uvicorn.access"])
+@pytest.mark.parametrize("name", ["airflow_arbiter.access"])
 def test_no_access_log_is_none(tmp_path: Path, name: str) -> None:
     """Without an access log requests are not logged, not in the error log either."""
     configure(tmp_path, has_access=False)
@@ -149,11 +151,13 @@ def test_level_is_of_the_server(tmp_path: Path, level: str, names: list[str]) ->
 
 def test_standard_streams(capsys: pytest.CaptureFixture[str]) -> None:
     """`-` is standard error for the log and standard output for the access log."""
-    logging.config.dictConfig(logconfig.build(level="info", errorlog="-", accesslog="-"))
+    logging.config.dictConfig(
+        logconfig.build(level="info", log_format="console", errorlog="-", accesslog="-")
+    )
     events.publish("worker.ready", age=7)
-    logging.getLogger("uvicorn.access").info("GET /")
+    logging.getLogger("airflow_arbiter.access").info("GET /")
     out, err = capsys.readouterr()
-    assert re.fullmatch(rf"{TIME} \[info *\] GET / +\[uvicorn\.access\]\n", out)
+    assert re.fullmatch(rf"{TIME} \[info *\] GET / +\[airflow_arbiter\.access\]\n", out)
     assert re.fullmatch(rf"{TIME} \[info *\] worker\.ready +\[airflow_arbiter\] age=7\n", err)
 
 

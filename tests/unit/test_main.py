@@ -80,7 +80,8 @@ def test_help_lists_our_options(here: Path) -> None:
         ),
         pytest.param(
             ["--config=none.py", "a:app"],
-            "config cannot be 'none.py': 'none.py' doesn't exist",
+            "config: none.py could not be read "
+            "(FileNotFoundError: [Errno 2] No such file or directory: 'none.py')",
             id="no-file",
         ),
     ],

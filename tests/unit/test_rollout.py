@@ -164,7 +164,7 @@ def exited(gone: Departure, *, reason: str = "", is_error: bool = True, now: flo
         name="worker.exited",
         level="error" if is_error else "info",
         values=(
-            ("worker_pid", gone.worker.pid),
+            ("pid", gone.worker.pid),
             ("age", gone.worker.age),
             ("generation", gone.worker.generation),
             ("cause", gone.cause),

@@ -22,11 +22,13 @@ NAMES = [
     "min_ready_seconds",
     "health_check_path",
     "health_check_timeout",
+    "log_format",
 ]
 ALLOWED = {
     "worker_refresh_interval": "a number, 0 or more",
     "worker_refresh_jitter": "a number from 0 to 1",
     "worker_refresh_batch_size": "a whole number, 0 or more",
+    "log_format": "console or json",
     "worker_boot_timeout": "a number above 0",
     "min_ready_seconds": "a number, 0 or more",
     "health_check_path": "a path that starts with '/', or nothing",
@@ -73,6 +75,7 @@ def test_defaults(cfg: Any) -> None:
         "min_ready_seconds": 0.0,
         "health_check_path": None,
         "health_check_timeout": 5.0,
+        "log_format": None,
     }
 
 
@@ -103,6 +106,9 @@ def test_defaults(cfg: Any) -> None:
         ("health_check_path", "", None),
         ("health_check_path", None, None),
         ("health_check_timeout", "0.5", 0.5),
+        ("log_format", "console", "console"),
+        ("log_format", "json", "json"),
+        ("log_format", None, None),
     ],
 )
 def test_good_value(cfg: Any, name: str, value: object, expected: object) -> None:
@@ -111,7 +117,7 @@ def test_good_value(cfg: Any, name: str, value: object, expected: object) -> Non
     assert (cfg.settings[name].get(), type(cfg.settings[name].get())) == (expected, type(expected))
 
 
-NUMBERS = [name for name in NAMES if name != "health_check_path"]
+NUMBERS = [name for name in NAMES if name not in ("health_check_path", "log_format")]
 NO_NUMBERS: list[object] = [
     None, True, False, "", "many", "1 s", [], {}, (1,), object, -1, "-1", -0.5, math.inf, -math.inf, math.nan,
     "inf", "nan", "1e400",
@@ -137,6 +143,11 @@ NO_NUMBERS: list[object] = [
         ("health_check_path", b"/health"),
         ("health_check_path", 3),
         ("health_check_path", True),
+        ("log_format", "xml"),
+        ("log_format", "JSON"),
+        ("log_format", ""),
+        ("log_format", 3),
+        ("log_format", True),
     ],
 )
 def test_bad_value(cfg: Any, name: str, value: object) -> None:
