@@ -11,7 +11,6 @@ import contextlib
 import gc
 import os
 import random
-import selectors
 import signal
 import sys
 import time
@@ -23,7 +22,7 @@ from gunicorn.errors import HaltServer
 
 from airflow_arbiter import events, settings
 from airflow_arbiter.errors import ArbiterError
-from airflow_arbiter.health import describe
+from airflow_arbiter.observation import exit_cause, view_of
 from airflow_arbiter.pool import (
     Action,
     Departure,
@@ -34,10 +33,10 @@ from airflow_arbiter.pool import (
     RolloutPolicy,
     RolloutState,
     Spawn,
-    WorkerView,
 )
 from airflow_arbiter.proctitle import set_title
 from airflow_arbiter.rollout import IDLE_WAKE_S, plan
+from airflow_arbiter.wakeup import Wakeup
 from airflow_arbiter.workers import AirflowUvicornWorker
 
 if sys.version_info >= (3, 11):
@@ -113,7 +112,7 @@ class AirflowArbiter(Arbiter):
 
     def _observe(self) -> PoolView:
         self.reap_workers()  # also without a SIGCHLD: the next turn heals a signal that was missed
-        workers = tuple(map(_view_of, self.WORKERS.values()))
+        workers = tuple(map(view_of, self.WORKERS.values()))
         departures, self._departures = tuple(self._departures), []
         spawn_errors, self._spawn_errors = tuple(self._spawn_errors), []
         return PoolView(
@@ -184,7 +183,7 @@ class AirflowArbiter(Arbiter):
         worker.generation = self.generation
         worker.must_prove = must_prove
         worker.jitter = random.random()
-        worker.notify_fd = self._notify_write
+        worker.notify_fd = self._wakeup.notify_fd
         self.cfg.pre_fork(self, worker)
 
         # What is still in the buffers would be written once more by every child.
@@ -273,7 +272,7 @@ class AirflowArbiter(Arbiter):
             worker = self.WORKERS.pop(pid, None)
             if worker is None:
                 continue  # an orphan that became ours because we are PID 1
-            self._departures.append(Departure(worker=_view_of(worker), cause=_exit_cause(status, worker)))
+            self._departures.append(Departure(worker=view_of(worker), cause=exit_cause(status, worker)))
             worker.tmp.close()
             worker.status.close()
             try:
@@ -288,12 +287,8 @@ class AirflowArbiter(Arbiter):
 
     def init_signals(self) -> None:
         """Set the handlers up, and what wakes the loop: a signal, or a worker's byte."""
-        self._notify_read, self._notify_write = _wake_pipe()
-        self._signal_read, signal_write = _wake_pipe()
-        signal.set_wakeup_fd(signal_write, warn_on_full_buffer=False)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._notify_read, selectors.EVENT_READ)
-        self._selector.register(self._signal_read, selectors.EVENT_READ)
+        self._wakeup = Wakeup()
+        signal.set_wakeup_fd(self._wakeup.signal_fd, warn_on_full_buffer=False)
         super().init_signals()
 
     def wait_for_signals(self, timeout: float = IDLE_WAKE_S) -> list[int]:
@@ -304,9 +299,7 @@ class AirflowArbiter(Arbiter):
         :return: the signals that came, in order.
         """
         if self.SIG_QUEUE.empty():
-            for key, _ in self._selector.select(min(timeout, self._wake_in_s)):
-                with contextlib.suppress(BlockingIOError):
-                    os.read(key.fd, 4096)
+            self._wakeup.wait(min(timeout, self._wake_in_s))
         signals: list[int] = []
         while not self.SIG_QUEUE.empty():
             sig = self.SIG_QUEUE.get_nowait()
@@ -395,45 +388,3 @@ class AirflowArbiter(Arbiter):
     def _owns_socket_files(self) -> bool:
         """Whether the files of Unix sockets are ours to remove: not during an upgrade, not systemd's."""
         return self.reexec_pid == 0 and self.master_pid == 0 and not self.systemd
-
-
-def _wake_pipe() -> tuple[int, int]:
-    """A pipe that never blocks and never survives an exec."""
-    read, write = os.pipe()
-    os.set_blocking(read, False)
-    os.set_blocking(write, False)
-    return read, write
-
-
-def _view_of(worker: AirflowUvicornWorker) -> WorkerView:
-    """Put together what the master knows of a worker and what the worker tells of itself."""
-    status = worker.status.read()
-    draining = [at for at in (worker.draining_at, status.draining_at) if at is not None]
-    return WorkerView(
-        pid=worker.pid,
-        age=worker.age,
-        generation=worker.generation,
-        spawned_at=worker.spawned_at,
-        jitter=worker.jitter,
-        listening_at=status.listening_at,
-        ready_at=status.ready_at,
-        beat_at=status.beat_at,
-        retire_reason=status.retire_reason,
-        draining_at=min(draining, default=None),
-        killed_at=worker.killed_at,
-        trouble=describe(status.probe_code) if status.probe_at is not None else "",
-    )
-
-
-def _exit_cause(status: int, worker: AirflowUvicornWorker) -> str:
-    """Say in words how a process ended, and why if it was our doing."""
-    code = os.waitstatus_to_exitcode(status)
-    if worker.kill_cause:
-        return worker.kill_cause
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = str(-code)
-    return f"signal {name}" + (", perhaps out of memory" if -code == signal.SIGKILL else "")

@@ -38,7 +38,7 @@ def test_app_that_cannot_boot_ends_the_first_start(
 ) -> None:
     """The server ends with exit code 3, has tried once, and has shown the app's error once."""
     set_fault(where, what)
-    server = start(*options)
+    server = start("--log-format=console", *options)
     assert server.wait_exit(20) == 3
     assert len(server.events("worker.spawned")) <= 1
     assert server.log().count(error) >= 1

@@ -1,0 +1,46 @@
+"""
+How the master sees its workers: facts from its own books, from the status page, and from the kernel.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from airflow_arbiter.health import describe
+from airflow_arbiter.pool import WorkerView
+from airflow_arbiter.workers import AirflowUvicornWorker
+
+
+def view_of(worker: AirflowUvicornWorker) -> WorkerView:
+    """Put together what the master knows of a worker and what the worker tells of itself."""
+    status = worker.status.read()
+    draining = [at for at in (worker.draining_at, status.draining_at) if at is not None]
+    return WorkerView(
+        pid=worker.pid,
+        age=worker.age,
+        generation=worker.generation,
+        spawned_at=worker.spawned_at,
+        jitter=worker.jitter,
+        listening_at=status.listening_at,
+        ready_at=status.ready_at,
+        beat_at=status.beat_at,
+        retire_reason=status.retire_reason,
+        draining_at=min(draining, default=None),
+        killed_at=worker.killed_at,
+        trouble=describe(status.probe_code) if status.probe_at is not None else "",
+    )
+
+
+def exit_cause(status: int, worker: AirflowUvicornWorker) -> str:
+    """Say in words how a process ended, and why if it was our doing."""
+    code = os.waitstatus_to_exitcode(status)
+    if worker.kill_cause:
+        return worker.kill_cause
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = str(-code)
+    return f"signal {name}" + (", perhaps out of memory" if -code == signal.SIGKILL else "")
