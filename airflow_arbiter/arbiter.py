@@ -61,6 +61,7 @@ class AirflowArbiter(Arbiter):
     # Narrower than gunicorn's: only our workers have a status page.
     WORKERS: dict[int, AirflowUvicornWorker]
     reexec_pid: int
+    _num_workers: int
 
     def __init__(self, app: Any) -> None:
         # Before super(): its __init__ runs setup(), and WORKERS and LISTENERS are shared by the whole class.
@@ -90,6 +91,16 @@ class AirflowArbiter(Arbiter):
                 lowered_to=self._policy.surge,
                 because="more than workers",
             )
+
+    @property
+    def num_workers(self) -> int:
+        """Workers wanted: the target."""
+        return self._num_workers
+
+    @num_workers.setter
+    def num_workers(self, value: int) -> None:
+        old, self._num_workers = self._num_workers, value
+        self._call_hook("nworkers_changed", self, value, old)
 
     # -- observe, decide, act --------------------------------------------------------------------------------
 
@@ -141,8 +152,10 @@ class AirflowArbiter(Arbiter):
         for _ in range(action.count):
             try:
                 pid = self.spawn_worker(must_prove=action.must_prove)
-            except OSError as error:
-                self._spawn_errors.append(str(error))
+            except Exception as error:
+                # No process, descriptor or memory is left, or the operator's pre_fork hook has raised.
+                events.publish_exception("worker.spawn_failed")
+                self._spawn_errors.append(f"{type(error).__name__}: {error}")
                 return
             worker = self.WORKERS[pid]
             events.publish("worker.spawned", pid=pid, age=worker.age, generation=worker.generation)
@@ -160,6 +173,13 @@ class AirflowArbiter(Arbiter):
     def _do_halt(self, action: Halt) -> None:
         raise HaltServer(f"the app cannot boot: {action.cause}", self.WORKER_BOOT_ERROR)
 
+    def _call_hook(self, name: str, *arguments: Any) -> None:
+        """Call an operator's hook, which must not end the server, whatever it does."""
+        try:
+            getattr(self.cfg, name)(*arguments)
+        except Exception:
+            events.publish_exception("arbiter.hook_failed", hook=name)
+
     def _show_title(self) -> None:
         title = f"master [{self.proc_name}]"
         if title != self._title:
@@ -175,6 +195,7 @@ class AirflowArbiter(Arbiter):
         :param must_prove: whether it listens only once it is ready.
         :return: its pid, in the master; the child leaves by ``SystemExit`` through its caller's frames.
         :raises OSError: when the system has no process, descriptor or memory for it.
+        :raises Exception: whatever the hook ``pre_fork`` raises.
         """
         self.worker_age += 1
         worker = self.worker_class(
@@ -275,10 +296,7 @@ class AirflowArbiter(Arbiter):
             self._departures.append(Departure(worker=view_of(worker), cause=exit_cause(status, worker)))
             worker.tmp.close()
             worker.status.close()
-            try:
-                self.cfg.child_exit(self, worker)
-            except Exception:
-                events.publish_exception("arbiter.hook_failed", level="warning", hook="child_exit")
+            self._call_hook("child_exit", self, worker)
 
     def murder_workers(self) -> None:
         """Do nothing: deadlines are the planner's."""
@@ -332,6 +350,7 @@ class AirflowArbiter(Arbiter):
             self.app.cfg = old
             self.log.setup(old)  # first, so that there is a log to tell it in
             self.setup(self.app)
+            self.num_workers = scaled
             if isinstance(error, ArbiterError):
                 events.publish("reload.refused", level="error", error=str(error))
             else:
@@ -344,8 +363,8 @@ class AirflowArbiter(Arbiter):
         if scaled and self.cfg.workers == old.workers:
             self.num_workers = scaled
         self.log.reopen_files()
-        self.cfg.on_reload(self)
         self.generation += 1
+        self._call_hook("on_reload", self)
         if not self._policy.surge:
             events.publish("rollout.off", level="warning", because="worker_refresh_batch_size is 0")
 

@@ -260,7 +260,7 @@ def _learn_failures(
         for gone in view.departures
         if _was_unproven(gone)
     ]
-    failures += [(view.now, f"fork: {error}") for error in view.spawn_errors]
+    failures += [(view.now, f"could not be spawned: {error}") for error in view.spawn_errors]
     counted = [cause for spawned_at, cause in failures if spawned_at >= boot.struck_at]
     if counted:
         boot = _strike(boot, view.now)

@@ -871,7 +871,7 @@ def test_fork_that_fails_stalls_the_rollout() -> None:
     """A process that cannot be made is a newcomer that fails."""
     assert plan(look(ready(1), target=2, spawn_errors=("out of memory", "again")), POLICY) == decision(
         state=replace(SERVED, boot_backoff=Backoff(strikes=1, struck_at=NOW, retry_at=NOW + 1)),
-        events=(stalled("fork: out of memory", 1, 1.0),),
+        events=(stalled("could not be spawned: out of memory", 1, 1.0),),
     )
 
 
