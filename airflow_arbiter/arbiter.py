@@ -14,6 +14,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from typing import Any
 
 from gunicorn import sock
@@ -72,6 +73,7 @@ class AirflowArbiter(Arbiter):
         self._state = RolloutState()
         self._departures: list[Departure] = []
         self._spawn_errors: list[str] = []
+        self._lasting_errors: list[str] = []
         self._wake_in_s = IDLE_WAKE_S
         self._title = ""
         super().__init__(app)
@@ -126,6 +128,7 @@ class AirflowArbiter(Arbiter):
         workers = tuple(map(view_of, self.WORKERS.values()))
         departures, self._departures = tuple(self._departures), []
         spawn_errors, self._spawn_errors = tuple(self._spawn_errors), []
+        lasting_errors, self._lasting_errors = tuple(self._lasting_errors), []
         return PoolView(
             now=time.monotonic(),
             target=self.num_workers,
@@ -134,28 +137,31 @@ class AirflowArbiter(Arbiter):
             state=self._state,
             departures=departures,
             spawn_errors=spawn_errors,
+            lasting_errors=lasting_errors,
         )
 
     def _act(self, action: Action) -> None:
-        if isinstance(action, Spawn):
-            self._do_spawn(action)
-        elif isinstance(action, Drain):
-            self._do_drain(action)
-        elif isinstance(action, Kill):
-            self._do_kill(action)
-        elif isinstance(action, Halt):
-            self._do_halt(action)
-        else:
-            assert_never(action)
+        match action:
+            case Spawn():
+                self._do_spawn(action)
+            case Drain():
+                self._do_drain(action)
+            case Kill():
+                self._do_kill(action)
+            case Halt():
+                self._do_halt(action)
+            case _:
+                assert_never(action)
 
     def _do_spawn(self, action: Spawn) -> None:
         for _ in range(action.count):
             try:
                 pid = self.spawn_worker(must_prove=action.must_prove)
             except Exception as error:
-                # No process, descriptor or memory is left, or the operator's pre_fork hook has raised.
+                # No process, descriptor or memory is left; or what time does not heal, as a hook that raises.
                 events.publish_exception("worker.spawn_failed")
-                self._spawn_errors.append(f"{type(error).__name__}: {error}")
+                errors = self._spawn_errors if isinstance(error, OSError) else self._lasting_errors
+                errors.append(f"{type(error).__name__}: {error}")
                 return
             worker = self.WORKERS[pid]
             events.publish("worker.spawned", pid=pid, age=worker.age, generation=worker.generation)
@@ -177,7 +183,7 @@ class AirflowArbiter(Arbiter):
         """Call an operator's hook, which must not end the server, whatever it does."""
         try:
             getattr(self.cfg, name)(*arguments)
-        except Exception:
+        except (Exception, SystemExit):
             events.publish_exception("arbiter.hook_failed", hook=name)
 
     def _show_title(self) -> None:
@@ -207,9 +213,10 @@ class AirflowArbiter(Arbiter):
         worker.notify_fd = self._wakeup.notify_fd
         self.cfg.pre_fork(self, worker)
 
-        # What is still in the buffers would be written once more by every child.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        # What is still in the buffers would be written once more by every child. They may be closed, or full.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError, OSError, ValueError):
+                stream.flush()
         # A signal between the fork and the worker's own handlers would be swallowed by a copy of our queue.
         signal.pthread_sigmask(signal.SIG_BLOCK, worker.SIGNALS)
         try:
@@ -220,7 +227,14 @@ class AirflowArbiter(Arbiter):
             worker.status.close()
             raise
         if pid == 0:
-            self._be_worker(worker)
+            try:
+                self._be_worker(worker)
+            except SystemExit:
+                raise
+            except BaseException:
+                # Whatever else left this frame would go on as a second master, with a copy of our books.
+                traceback.print_exc()
+                os._exit(self.WORKER_BOOT_ERROR)
         worker.pid = pid
         self.WORKERS[pid] = worker
         self._stats["workers_spawned"] += 1
@@ -235,22 +249,23 @@ class AirflowArbiter(Arbiter):
 
         :raises SystemExit: always.
         """
-        for sibling in self.WORKERS.values():
-            sibling.tmp.close()
         worker.pid = os.getpid()
         code = 0
         try:
+            worker.init_signals()
+            for sibling in self.WORKERS.values():
+                sibling.tmp.close()
             self.cfg.post_fork(self, worker)
             worker.init_process()
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else bool(error.code)
-        except Exception:
+        except BaseException:
             events.publish_exception("worker.failed", pid=worker.pid)
             code = 1 if worker.booted else self.WORKER_BOOT_ERROR
         for leave in (self.app.leave_worker, lambda: self.cfg.worker_exit(self, worker), worker.tmp.close):
             try:
                 leave()
-            except Exception:
+            except BaseException:
                 events.publish_exception("worker.exit_hook_failed", level="warning", pid=worker.pid)
         # The interpreter's last collection would walk, and so copy, every page that is shared with the
         # master, for memory that the kernel takes back anyway: 1.4 s instead of 0.1 s for Airflow.
@@ -325,6 +340,32 @@ class AirflowArbiter(Arbiter):
                 signals.append(sig)
         return signals
 
+    def handle_usr1(self) -> None:
+        """Reopen the log files, here and in the workers."""
+        self._reopen_log_files()
+        self.kill_workers(signal.SIGUSR1)
+
+    def _reopen_log_files(self) -> None:
+        try:
+            self.log.reopen_files()
+        except OSError:
+            events.publish_exception("arbiter.log_reopen_failed")
+
+    def reexec(self) -> None:
+        """
+        Start a second master beside this one, on the same sockets.
+
+        Source: ``gunicorn.arbiter.Arbiter.reexec``, which runs the child's part in our loop: where that
+        fails, the child would stop our workers on its way out.
+        """
+        master = os.getpid()
+        try:
+            super().reexec()
+        except BaseException:
+            events.publish_exception("arbiter.reexec_failed")
+            if os.getpid() != master:
+                os._exit(1)
+
     def handle_winch(self) -> None:
         """Let all workers go, where we are a daemon; SIGTTIN or SIGHUP brings them back."""
         if self.cfg.daemon:
@@ -362,8 +403,8 @@ class AirflowArbiter(Arbiter):
                 self.cfg.settings[name].value = old.settings[name].get()
         if scaled and self.cfg.workers == old.workers:
             self.num_workers = scaled
-        self.log.reopen_files()
         self.generation += 1
+        self._reopen_log_files()
         self._call_hook("on_reload", self)
         if not self._policy.surge:
             events.publish("rollout.off", level="warning", because="worker_refresh_batch_size is 0")
@@ -398,6 +439,14 @@ class AirflowArbiter(Arbiter):
                 self.kill_workers(signal.SIGQUIT)
                 deadline = min(deadline, time.monotonic() + QUICK_STOP_S)
             self.reap_workers()
+        for pid, worker in self.WORKERS.items():
+            events.publish(
+                "worker.killed",
+                level="error",
+                pid=pid,
+                age=worker.age,
+                cause="missed the deadline of the stop",
+            )
         self.kill_workers(signal.SIGKILL)
         while self.WORKERS:
             self._wake_in_s = IDLE_WAKE_S

@@ -18,6 +18,7 @@ import select
 import signal
 import socket
 import time
+import weakref
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -34,8 +35,16 @@ LOOK_S = 0.02
 IDLE_GRACE_S = 2.0
 """How long a connection must have been idle, drain included, before it is closed on the client."""
 
+HANDSHAKE_S = 5.0
+"""How long a drain waits for TLS handshakes that began before it."""
+
+CLOSE_S = 1.0
+"""What a TLS client gets to answer our goodbye; pooled clients, who do not read, never do."""
+
 QUICK_LIFESPAN_S = 1.0
 """What the app's lifespan gets to shut down in a quick stop."""
+
+EXIT_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 _CLOSE = (b"connection", b"close")
 
@@ -70,6 +79,9 @@ class DrainingServer(Server):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._leaving = asyncio.Event()
         self._idle_since: dict[Any, float] = {}
+        self._closing_since: dict[Any, float] = {}
+        self._accepted: weakref.WeakSet[Any] = weakref.WeakSet()
+        config.http_protocol_class = _noting(config.http_protocol_class, self._accepted)
 
     @property
     def requests(self) -> int:
@@ -80,6 +92,8 @@ class DrainingServer(Server):
     def in_flight(self) -> int:
         """Requests, and WebSockets, that are being served now."""
         return len(self.server_state.tasks)
+
+    # -- until the drain -------------------------------------------------------------------------------------
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -94,13 +108,17 @@ class DrainingServer(Server):
         :raises SystemExit: when it was asked before, and the app's startup has swallowed that.
         """
         self._has_booted = True
+        for sig in EXIT_SIGNALS:
+            # Once more: the app's startup may have set handlers of its own, which would leave us undrained.
+            if self._loop is not None:
+                self._loop.remove_signal_handler(sig)
+            signal.signal(sig, self.handle_exit)
         if self._must_leave:
             raise SystemExit(0)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        # Not super(): uvicorn keeps the signal and raises it again at the end, so that a clean exit looks
-        # like a death by SIGTERM and gunicorn's worker_exit never runs.
-        # Nor should_exit: older versions of uvicorn that find it set after the startup skip the shutdown.
+        # Not super(): uvicorn keeps the signal and raises it again at the end, as if we had died by it. Nor
+        # should_exit: older versions that find it set after the startup skip the shutdown.
         self._must_leave = True
         self.force_exit = self.force_exit or sig == signal.SIGQUIT
         if not self._has_booted:
@@ -117,11 +135,11 @@ class DrainingServer(Server):
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._leaving.wait(), TICK_S)
 
+    # -- the drain -------------------------------------------------------------------------------------------
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002
         self._on_draining()
-        for server in self.servers:
-            # Closes the socket too; closing it again could hit a descriptor that is another's by then.
-            server.close()
+        await self._stop_accepting()
         if not self.force_exit:
             self.config.encoded_headers = [*self.config.encoded_headers, _CLOSE]
             drain = asyncio.ensure_future(self._drain())
@@ -133,13 +151,27 @@ class DrainingServer(Server):
         limit_s = QUICK_LIFESPAN_S if self.force_exit else None
         await asyncio.wait({asyncio.ensure_future(self.lifespan.shutdown())}, timeout=limit_s)
 
+    async def _stop_accepting(self) -> None:
+        """Take no new connection, and lose none that was taken already."""
+        if isinstance(self._loop, asyncio.SelectorEventLoop):
+            # asyncio hands an accepted connection to its server in callbacks that follow, and a server that
+            # was closed meanwhile drops it. uvloop does so at once, and its sockets have no reader.
+            for server in self.servers:
+                for sock in server.sockets:
+                    self._loop.remove_reader(sock.fileno())
+            for _ in range(3):
+                await asyncio.sleep(0)
+        for server in self.servers:
+            # Closes the socket too; closing it again could hit a descriptor that is another's by then.
+            server.close()
+
     async def _refresh_headers(self) -> None:
         """Let uvicorn renew the headers of every answer."""
         await self.on_tick(0)  # it renews them at every tenth count, 0 included
 
     async def _drain(self) -> None:
         """Return when the last connection and the last task are gone."""
-        closing = {asyncio.ensure_future(server.wait_closed()) for server in self.servers}
+        began_at = time.monotonic()
         refreshed_at = -TICK_S
         looks = 0
         while not self.force_exit:
@@ -148,13 +180,17 @@ class DrainingServer(Server):
                 await self._refresh_headers()
                 refreshed_at = now
             for connection in list(self.server_state.connections):
-                self._ease_out(connection, now)
-            # A connection can be accepted and not yet registered: a TLS handshake, or a callback that has not
-            # run. wait_closed() knows of those where asyncio's server counts them, and the second look of the
-            # rest.
-            is_quiet = not self.server_state.connections and not self.server_state.tasks
+                try:
+                    self._ease_out(connection, now)
+                except (
+                    Exception
+                ):  # one connection, or a protocol that we do not know, must not cut the others
+                    _logger.exception("Exception while draining a connection")
+            is_shaking_hands = self._accepted and now - began_at < HANDSHAKE_S
+            is_quiet = not (self.server_state.connections or self.server_state.tasks or is_shaking_hands)
+            # Twice: a callback that registers a connection may be due between two looks.
             looks = looks + 1 if is_quiet else 0
-            if looks > 1 and all(closed.done() for closed in closing):
+            if looks > 1:
                 return
             await asyncio.sleep(LOOK_S)
 
@@ -163,35 +199,43 @@ class DrainingServer(Server):
         Bring one connection nearer to its end without losing what is on it.
 
         :param connection: one of uvicorn's protocols. HTTP ones have a ``cycle``, the request being answered
-            or answered last; WebSocket ones have not. Their ``shutdown()`` closes an idle connection, makes
-            the answer of a busy one end with ``Connection: close``, and closes a WebSocket with 1012.
+            or answered last; WebSocket ones have not. Their ``shutdown()`` closes an idle connection, and a
+            WebSocket with 1012.
         """
-        if not hasattr(connection, "cycle"):
-            if connection not in self._idle_since:
-                self._idle_since[connection] = now
+        if connection.transport.is_closing():
+            self._see_closed(connection, now)
+        elif not hasattr(connection, "cycle"):
+            if _has_shaken_hands(connection) and connection not in self._closing_since:
+                self._closing_since[connection] = now
                 connection.shutdown()
-            return
-        cycle = connection.cycle
-        if cycle is not None and not cycle.response_complete:
+        elif connection.cycle is not None and not connection.cycle.response_complete:
             self._idle_since.pop(connection, None)
+            cycle = connection.cycle
             if not cycle.response_started and _CLOSE not in cycle.default_headers:
                 # Not connection.shutdown(): older versions of uvicorn then close without telling the client.
                 cycle.default_headers = [*cycle.default_headers, _CLOSE]
-            # An answer that has begun has promised keep-alive: it gets the grace of an idle connection after
-            # it.
-            return
-        idle_since = self._idle_since.setdefault(connection, now)
-        if now - idle_since >= min(IDLE_GRACE_S, self._drain_limit_s / 2) and not _has_input(
-            connection.transport
-        ):
-            connection.shutdown()
+            # An answer that has begun has promised keep-alive: after it, it gets an idle connection's grace.
+        else:
+            idle_since = self._idle_since.setdefault(connection, now)
+            grace_s = min(IDLE_GRACE_S, self._drain_limit_s / 2)
+            if now - idle_since >= grace_s and not _has_input(connection.transport):
+                connection.shutdown()
+
+    def _see_closed(self, connection: Any, now: float) -> None:
+        """End a TLS connection whose client does not say goodbye, once all that we had to say is sent."""
+        closing_since = self._closing_since.setdefault(connection, now)
+        transport = connection.transport
+        is_tls = transport.get_extra_info("ssl_object") is not None
+        if is_tls and now - closing_since >= CLOSE_S and not transport.get_write_buffer_size():
+            transport.abort()
 
     async def _cut(self) -> None:
         """Cancel what is left, and close its connections."""
         tasks = list(self.server_state.tasks)
         _logger.error(
-            "Cut %d request(s) that were still running %.1f s after the drain began",
+            "Cut %d request(s) and %d connection(s) that were left %.1f s after the drain began",
             len(tasks),
+            len(self.server_state.connections),
             self._drain_limit_s,
         )
         for task in tasks:
@@ -200,6 +244,33 @@ class DrainingServer(Server):
             connection.transport.close()
         if tasks:
             await asyncio.wait(tasks, timeout=LOOK_S)
+
+
+def _noting(protocol_class: Any, accepted: weakref.WeakSet[Any]) -> Any:
+    """
+    Note the connections that are accepted and not registered yet, as during a TLS handshake.
+
+    :param protocol_class: uvicorn's HTTP protocol; it registers a connection in ``connection_made``.
+    """
+
+    class NotingProtocol(protocol_class):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            accepted.add(self)
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            accepted.discard(self)
+            super().connection_made(transport)
+
+    return NotingProtocol
+
+
+def _has_shaken_hands(connection: Any) -> bool:
+    """Whether a WebSocket is open; uvicorn answers 500 when it closes one that is not."""
+    event = getattr(connection, "handshake_completed_event", None)
+    if event is not None:
+        return bool(event.is_set())
+    return bool(getattr(connection, "handshake_complete", True))
 
 
 def _has_input(transport: asyncio.Transport) -> bool:

@@ -160,7 +160,8 @@ class PoolView:
     :param target: workers wanted.
     :param generation: the generation that workers should have.
     :param departures: workers that went since the last turn.
-    :param spawn_errors: why processes could not be made since the last turn.
+    :param spawn_errors: why processes could not be made since the last turn, for want of something.
+    :param lasting_errors: the same where time alone does not help, e.g. a hook that raises.
     """
 
     now: float
@@ -170,6 +171,7 @@ class PoolView:
     state: RolloutState
     departures: tuple[Departure, ...] = ()
     spawn_errors: tuple[str, ...] = ()
+    lasting_errors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,9 +65,9 @@ def plan(view: PoolView, policy: RolloutPolicy) -> Plan:
     state, events = _learn(view, policy)
     staying = _staying(view)
 
-    if not state.has_served and (failed := [gone for gone in view.departures if _was_unproven(gone)]):
+    if not state.has_served and (causes := _boot_failures(view)):
         return Plan(
-            actions=(Halt(cause=failed[0].cause),), state=state, events=tuple(events), wake_in_s=IDLE_WAKE_S
+            actions=(Halt(cause=causes[0]),), state=state, events=tuple(events), wake_in_s=IDLE_WAKE_S
         )
 
     kills = [
@@ -260,7 +260,9 @@ def _learn_failures(
         for gone in view.departures
         if _was_unproven(gone)
     ]
-    failures += [(view.now, f"could not be spawned: {error}") for error in view.spawn_errors]
+    failures += [
+        (view.now, f"could not be spawned: {error}") for error in (*view.spawn_errors, *view.lasting_errors)
+    ]
     counted = [cause for spawned_at, cause in failures if spawned_at >= boot.struck_at]
     if counted:
         boot = _strike(boot, view.now)
@@ -268,6 +270,10 @@ def _learn_failures(
         _died_early(gone, view.now) and gone.worker.spawned_at >= crash.struck_at for gone in view.departures
     ):
         crash = _strike(crash, view.now, free=1)
+
+    if any(not _was_asked(gone) and gone.worker.ready_at is not None for gone in view.departures):
+        # Lost capacity is worth an attempt at once, whatever became of the newcomers before.
+        boot = replace(boot, retry_at=min(boot.retry_at, view.now))
 
     state = replace(state, boot_backoff=boot, crash_backoff=crash)
     if not counted or not state.has_served:
@@ -387,6 +393,11 @@ def _expires_at(worker: WorkerView, policy: RolloutPolicy) -> float | None:
     if not policy.refresh_interval_s or worker.ready_at is None:
         return None
     return worker.ready_at + policy.refresh_interval_s * (1 + policy.refresh_jitter * worker.jitter)
+
+
+def _boot_failures(view: PoolView) -> list[str]:
+    """Why workers could not be made, or have gone before they had proved anything."""
+    return [gone.cause for gone in view.departures if _was_unproven(gone)] + list(view.lasting_errors)
 
 
 def _is_leaving(worker: WorkerView) -> bool:

@@ -289,6 +289,13 @@ def check(cfg: Config) -> None:
             "reuse_port cannot be True: each worker would have a queue of its own, and the connections in "
             "it are lost when the worker leaves; allowed: False"
         )
+    if not cfg.control_socket_disable:
+        raise SettingsError(
+            "control_socket_disable cannot be False: gunicorn's control server is a thread, and the master "
+            "forks; allowed: True"
+        )
+    if cfg.dirty_workers and cfg.dirty_apps:
+        raise SettingsError("dirty_workers is not supported; allowed: 0")
     if cfg.workers < 1:
         raise SettingsError(f"workers cannot be {cfg.workers}; allowed: a whole number, 1 or more")
     try:

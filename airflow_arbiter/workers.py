@@ -108,6 +108,12 @@ class AirflowUvicornWorker(UvicornWorker):
             signal.signal(sig, self._leave_boot)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)
 
+    def handle_usr1(self, sig: int, frame: FrameType | None) -> None:
+        try:
+            super().handle_usr1(sig, frame)
+        except OSError:
+            events.publish_exception("worker.log_reopen_failed")
+
     def run(self) -> None:
         if not self.alive:
             raise SystemExit(0)  # once more: the import of the app may have swallowed the first

@@ -37,6 +37,8 @@ if fault("import") == "sleep":
 if fault("import") == "swallow":
     with contextlib.suppress(BaseException):
         time.sleep(3600)
+if fault("import") == "interrupt":
+    raise KeyboardInterrupt
 if fault("import") == "exit":
     raise SystemExit(1)
 
@@ -46,6 +48,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         await _lifespan(receive, send)
     elif scope["type"] == "websocket":
         await receive()
+        if fault("websocket") == "slow":
+            await asyncio.sleep(1.0)
         await send({"type": "websocket.accept"})
         while (await receive())["type"] != "websocket.disconnect":
             pass
@@ -72,8 +76,12 @@ async def _lifespan(receive: Any, send: Any) -> None:
                 time.sleep(3600)  # noqa: ASYNC251  # that is the fault
         case "slow":
             await asyncio.sleep(1.0)
+        case "own-signals":
+            signal.signal(signal.SIGTERM, lambda *_: None)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, lambda: None)
     await send({"type": "lifespan.startup.complete"})
     await receive()
+    (Path(os.environ["FAULTS"]) / f"shut-down-{os.getpid()}").touch()
     await send({"type": "lifespan.shutdown.complete"})
 
 

@@ -8,6 +8,7 @@ failure, unless the server had said ``Connection: close`` with the answer before
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
 from collections import Counter
@@ -25,10 +26,19 @@ class Client:
     One HTTP/1.1 client.
 
     :param keep_alive: keep the connection for the next request.
+    :param tls: how to speak TLS, if it is to.
     """
 
-    def __init__(self, port: int, *, keep_alive: bool, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        port: int,
+        *,
+        keep_alive: bool,
+        timeout_s: float = TIMEOUT_S,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._port = port
+        self._tls = tls
         self._keep_alive = keep_alive
         self._timeout_s = timeout_s
         self._sock: socket.socket | None = None
@@ -45,6 +55,8 @@ class Client:
         if self._sock is None:
             self._sock = socket.create_connection(("127.0.0.1", self._port), timeout=self._timeout_s)
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls is not None:
+                self._sock = self._tls.wrap_socket(self._sock, server_hostname="localhost")
             self._rest = b""
         close = "" if self._keep_alive else "Connection: close\r\n"
         try:
@@ -106,10 +118,19 @@ class Load:
     :param pause_s: rest between two requests of a client, for a server that cannot take full speed.
     """
 
-    def __init__(self, port: int, *, path: str = "/", clients: int = 16, pause_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        port: int,
+        *,
+        path: str = "/",
+        clients: int = 16,
+        pause_s: float = 0.0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.outcomes: Counter[str] = Counter()
         self.bodies: set[bytes] = set()
         self._port, self._path, self._pause_s = port, path, pause_s
+        self._tls = tls
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._threads = [
@@ -143,7 +164,7 @@ class Load:
         assert not any(thread.is_alive() for thread in self._threads), "a client hangs"
 
     def _ask(self, keep_alive: bool) -> None:
-        client = Client(self._port, keep_alive=keep_alive)
+        client = Client(self._port, keep_alive=keep_alive, tls=self._tls)
         while not self._stopping.is_set():
             outcome, body = _outcome(client, self._path)
             with self._lock:
@@ -165,6 +186,6 @@ def _outcome(client: Client, path: str) -> tuple[str, bytes]:
         return "reset", b""
     except BrokenPipeError:
         return "broken pipe", b""
-    except ClosedError:
+    except (ClosedError, ssl.SSLEOFError):
         return "closed", b""
     return ("ok" if status == 200 else f"status {status}"), body

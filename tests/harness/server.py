@@ -149,8 +149,9 @@ class Server:
     # -- log -------------------------------------------------------------------------------------------------
 
     def log(self) -> str:
-        """All that was printed."""
-        return self.log_path.read_text(errors="replace")
+        """All lines that were printed; the last may be half-written and is left for the next look."""
+        whole, newline, _ = self.log_path.read_text(errors="replace").rpartition("\n")
+        return whole + newline
 
     def events(self, name: str) -> list[SeenEvent]:
         """Our events of one name, in order."""

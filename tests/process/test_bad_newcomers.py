@@ -17,6 +17,7 @@ BOOT_TIMEOUT_S = 2
 SICKNESSES = [
     pytest.param("startup", "fail", "exit code 3", id="startup-fails"),
     pytest.param("startup", "exit", "exit code 1", id="exits"),
+    pytest.param("import", "interrupt", "exit code 3", id="interrupts-its-import"),
     pytest.param("startup", "sleep", "missed its boot deadline of 2 s", id="hangs-asleep"),
     pytest.param("startup", "busy", "missed its boot deadline of 2 s", id="hangs-busy"),
     pytest.param(

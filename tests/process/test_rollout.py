@@ -48,7 +48,8 @@ def test_rollout_by_age_repeats(serve: Start) -> None:
 @pytest.mark.parametrize("batch", [1, 2])
 def test_held_requests_are_answered_and_capacity_stays(serve: Start, batch: int) -> None:
     """Every old worker holds a 10 s request: 4 workers listen at all times, and at most 4 + batch exist."""
-    server = serve(f"--worker-refresh-batch-size={batch}", "--graceful-timeout=30")
+    # A timeout shorter than the hold: the workers must beat while they drain.
+    server = serve(f"--worker-refresh-batch-size={batch}", "--graceful-timeout=30", "--timeout=4")
     held = _hold_one_in_each_worker(server, seconds=10)
     fewest, most = [99], [0]
 

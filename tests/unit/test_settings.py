@@ -40,6 +40,7 @@ ALLOWED = {
 def cfg() -> Any:
     config = Config()
     config.set("worker_class", settings.WORKER_CLASS)
+    config.set("control_socket_disable", True)
     return config
 
 
@@ -238,6 +239,17 @@ def test_ours_passes(cfg: Any) -> None:
             "reuse_port cannot be True: each worker would have a queue of its own, and the connections in "
             "it are lost when the worker leaves; allowed: False",
             id="reuse-port",
+        ),
+        pytest.param(
+            {"control_socket_disable": False},
+            "control_socket_disable cannot be False: gunicorn's control server is a thread, and the master "
+            "forks; allowed: True",
+            id="control-thread",
+        ),
+        pytest.param(
+            {"dirty_workers": 1, "dirty_apps": ["a:b"]},
+            "dirty_workers is not supported; allowed: 0",
+            id="dirty-workers",
         ),
         pytest.param(
             {"workers": 0}, "workers cannot be 0; allowed: a whole number, 1 or more", id="no-workers"

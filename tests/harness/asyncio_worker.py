@@ -1,0 +1,13 @@
+"""A worker on asyncio's own event loop, with the protocol that is written in Python."""
+
+from __future__ import annotations
+
+from airflow_arbiter import AirflowUvicornWorker
+
+
+class PlainWorker(AirflowUvicornWorker):
+    CONFIG_KWARGS = {"loop": "asyncio", "http": "h11"}  # noqa: RUF012  # uvicorn-worker's form
+
+
+class PlainLoopWorker(AirflowUvicornWorker):
+    CONFIG_KWARGS = {"loop": "asyncio", "http": "httptools"}  # noqa: RUF012
