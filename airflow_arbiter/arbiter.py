@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging.config
 import os
 import random
 import signal
@@ -21,7 +22,7 @@ from gunicorn import sock
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
-from airflow_arbiter import events, settings
+from airflow_arbiter import events, logconfig, logfiles, settings
 from airflow_arbiter.errors import ArbiterError
 from airflow_arbiter.observation import exit_cause, view_of
 from airflow_arbiter.pool import (
@@ -61,6 +62,7 @@ class AirflowArbiter(Arbiter):
 
     # Narrower than gunicorn's: only our workers have a status page.
     WORKERS: dict[int, AirflowUvicornWorker]
+    cfg: Any
     reexec_pid: int
     _num_workers: int
 
@@ -342,14 +344,8 @@ class AirflowArbiter(Arbiter):
 
     def handle_usr1(self) -> None:
         """Reopen the log files, here and in the workers."""
-        self._reopen_log_files()
+        logfiles.reopen()
         self.kill_workers(signal.SIGUSR1)
-
-    def _reopen_log_files(self) -> None:
-        try:
-            self.log.reopen_files()
-        except OSError:
-            events.publish_exception("arbiter.log_reopen_failed")
 
     def reexec(self) -> None:
         """
@@ -388,10 +384,10 @@ class AirflowArbiter(Arbiter):
             self.setup(self.app)
         except (Exception, SystemExit) as error:
             # A configuration is code, and may raise anything; none of it may end a server that serves.
-            self.app.cfg = old
-            self.log.setup(old)  # first, so that there is a log to tell it in
-            self.setup(self.app)
-            self.num_workers = scaled
+            self.app.cfg = self.cfg = old
+            self._num_workers = scaled
+            os.environ.update(old.env)
+            self._restore_log(old)
             if isinstance(error, ArbiterError):
                 events.publish("reload.refused", level="error", error=str(error))
             else:
@@ -404,10 +400,18 @@ class AirflowArbiter(Arbiter):
         if scaled and self.cfg.workers == old.workers:
             self.num_workers = scaled
         self.generation += 1
-        self._reopen_log_files()
+        logfiles.reopen()
         self._call_hook("on_reload", self)
         if not self._policy.surge:
             events.publish("rollout.off", level="warning", because="worker_refresh_batch_size is 0")
+
+    def _restore_log(self, cfg: Any) -> None:
+        """Bring the log of a configuration back, or one on standard error where even that fails."""
+        try:
+            self.log.setup(cfg)
+        except Exception:
+            logging.config.dictConfig(logconfig.build(level=cfg.loglevel, log_format="json"))
+            events.publish_exception("log.restore_failed")
 
     def _reset_environment(self) -> None:
         """Take back what the old configuration's ``raw_env`` had set."""

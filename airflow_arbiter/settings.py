@@ -299,6 +299,10 @@ def check(cfg: Config) -> None:
     if cfg.workers < 1:
         raise SettingsError(f"workers cannot be {cfg.workers}; allowed: a whole number, 1 or more")
     try:
+        _ = cfg.env  # gunicorn looks at raw_env here
+    except RuntimeError as error:
+        raise SettingsError(f"raw_env: {error}; allowed: a list of NAME=VALUE") from error
+    try:
         policy(cfg)
     except (ValueError, OverflowError) as error:
         raise SettingsError(f"timeout and graceful_timeout must be numbers of seconds: {error}") from error

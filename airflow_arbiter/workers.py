@@ -27,7 +27,7 @@ from gunicorn.workers.base import Worker
 from uvicorn.config import Config
 from uvicorn_worker import UvicornWorker
 
-from airflow_arbiter import events
+from airflow_arbiter import events, logfiles
 from airflow_arbiter.accesslog import AccessLog
 from airflow_arbiter.drain import DrainingServer
 from airflow_arbiter.health import ProbeResult, probe
@@ -108,11 +108,8 @@ class AirflowUvicornWorker(UvicornWorker):
             signal.signal(sig, self._leave_boot)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)
 
-    def handle_usr1(self, sig: int, frame: FrameType | None) -> None:
-        try:
-            super().handle_usr1(sig, frame)
-        except OSError:
-            events.publish_exception("worker.log_reopen_failed")
+    def handle_usr1(self, _sig: int, _frame: FrameType | None) -> None:
+        logfiles.reopen()
 
     def run(self) -> None:
         if not self.alive:

@@ -1,0 +1,35 @@
+"""
+Open log files anew, after a rotation, without ever being left with none.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from airflow_arbiter import events
+
+
+def reopen() -> None:
+    """
+    Open the file of every file handler anew; where that fails, keep the old one and say so.
+
+    gunicorn's own closes a file before it opens the next, and then, with no file, every log call raises.
+    """
+    known = logging.root.manager.loggerDict.values()
+    loggers = [logging.root, *(logger for logger in known if isinstance(logger, logging.Logger))]
+    for handler in {handler for logger in loggers for handler in logger.handlers}:
+        if isinstance(handler, logging.FileHandler) and handler.stream is not None:
+            try:
+                _reopen(handler)
+            except OSError:
+                events.publish_exception("log.reopen_failed", filename_wanted=handler.baseFilename)
+
+
+def _reopen(handler: logging.FileHandler) -> None:
+    handler.acquire()
+    try:
+        old, handler.stream = handler.stream, handler._open()
+    finally:
+        handler.release()
+    if old is not None:
+        old.close()
