@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections import Counter
 
 import psutil
@@ -49,7 +50,7 @@ def test_rollout_by_age_repeats(serve: Start) -> None:
 def test_held_requests_are_answered_and_capacity_stays(serve: Start, batch: int) -> None:
     """Every old worker holds a 10 s request: 4 workers listen at all times, and at most 4 + batch exist."""
     # A timeout shorter than the hold: the workers must beat while they drain.
-    server = serve(f"--worker-refresh-batch-size={batch}", "--graceful-timeout=30", "--timeout=4")
+    server = serve(f"--worker-refresh-batch-size={batch}", "--graceful-timeout=30", "--timeout=6")
     held = _hold_one_in_each_worker(server, seconds=10)
     fewest, most = [99], [0]
 
@@ -199,20 +200,28 @@ def _hold_one_in_each_worker(server: Server, seconds: float) -> _Held:
 
     idle = {worker.pid for worker in server.ready()}
     stopped: set[int] = set()
-    while idle:
-        thread = threading.Thread(target=hold)
-        held.threads.append(thread)
-        thread.start()
-        holders = eventually(
-            lambda: {pid for pid in idle if _connections(pid, server.port)},  # noqa: B023
-            what="a worker that holds no request yet takes one",
-        )
-        for pid in holders:
+    next_at = 0.0
+
+    def nobody_is_idle() -> bool:
+        nonlocal next_at
+        for pid in [pid for pid in idle if _connections(pid, server.port)]:
             os.kill(pid, signal.SIGSTOP)
-        stopped |= holders
-        idle -= holders
-    for pid in stopped:
-        os.kill(pid, signal.SIGCONT)
+            idle.discard(pid)
+            stopped.add(pid)
+            next_at = 0.0
+        if idle and time.monotonic() >= next_at:
+            # Once more after a while: the kernel may have woken a worker that is stopped, and nobody else.
+            next_at = time.monotonic() + 0.2
+            thread = threading.Thread(target=hold)
+            held.threads.append(thread)
+            thread.start()
+        return not idle
+
+    try:
+        eventually(nobody_is_idle, what="each worker holds a request")
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
     return held
 
 
