@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.server import Server, free_port
-from harness.starting import SetFault, Start
-from xprocess import ProcessStarter
-
-HARNESS = Path(__file__).parent / "harness"
-
-_numbers = itertools.count()
+from harness.server import Server
+from harness.starting import BIND, Servers, SetFault, Start
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -50,46 +41,10 @@ def set_fault(faults: Path) -> SetFault:
 
 @pytest.fixture
 def start(request: pytest.FixtureRequest, xprocess: Any, faults: Path) -> Iterator[Start]:
-    """
-    Start servers for a test; they are stopped after it, and a worker that outlives its master is a failure.
-
-    Does not wait for the server to be ready: some never are.
-    """
-    servers: list[Server] = []
-
-    def start_server(
-        *arguments: str,
-        command: list[str] | None = None,
-        env: dict[str, str] | None = None,
-        workers: int | None = 4,
-    ) -> Server:
-        port = free_port()
-        command_line = [
-            *(command or [sys.executable, "-m", "airflow_arbiter", "faulty:app"]),
-            f"--bind=127.0.0.1:{port}",
-            *([] if workers is None else [f"--workers={workers}"]),
-            *arguments,
-        ]
-
-        class Starter(ProcessStarter):  # type: ignore[misc]
-            args = command_line
-
-            def startup_check(self) -> bool:
-                return True  # the tests wait on facts of their own
-
-        inherited = {name: value for name, value in os.environ.items() if name != "GUNICORN_CMD_ARGS"}
-        Starter.env = {**inherited, "PYTHONPATH": str(HARNESS), "FAULTS": str(faults), **(env or {})}
-        name = re.sub(r"\W+", "-", request.node.name)[:60] + f"-{os.getpid()}-{next(_numbers)}"
-        _, log = xprocess.ensure(name, Starter, persist_logs=False)
-        server = Server(xprocess.resources[-1].popen, port=port, log=Path(str(log)))
-        servers.append(server)
-        return server
-
-    yield start_server
-    for server in servers:
-        server.stop()
-    orphans = [pid for server in servers for pid in server.orphans()]
-    assert not orphans, f"workers outlived their master: {orphans}"
+    """Start servers for a test; they are stopped after it."""
+    servers = Servers(xprocess, owner=request.node.name, env={"FAULTS": str(faults)})
+    yield servers.start
+    servers.stop()
 
 
 @pytest.fixture
@@ -101,8 +56,9 @@ def serve(start: Start) -> Start:
         command: list[str] | None = None,
         env: dict[str, str] | None = None,
         workers: int | None = 4,
+        listen: str = BIND,
     ) -> Server:
-        server = start(*arguments, command=command, env=env, workers=workers)
+        server = start(*arguments, command=command, env=env, workers=workers, listen=listen)
         server.wait_ready(workers or 1)
         return server
 
