@@ -25,6 +25,7 @@ from airflow_arbiter.pool import RolloutPolicy
 
 SECTION = "Airflow arbiter"
 WORKER_CLASS = "airflow_arbiter.workers.AirflowUvicornWorker"
+LAST_PORT = 65535
 
 
 # -- validators
@@ -268,7 +269,8 @@ def check(cfg: Config) -> None:
     """
     Refuse what would break the promises, once all options are known.
 
-    :raises SettingsError: for a worker class that is not ours, or ``reuse_port``.
+    :raises SettingsError: for a worker class that is not ours, ``reuse_port``, no workers, or a port that
+        cannot be.
     """
     # Imported late: the worker's module reads this one's siblings, and gunicorn names it by text.
     from airflow_arbiter.workers import AirflowUvicornWorker
@@ -298,6 +300,7 @@ def check(cfg: Config) -> None:
         raise SettingsError("dirty_workers is not supported; allowed: 0")
     if cfg.workers < 1:
         raise SettingsError(f"workers cannot be {cfg.workers}; allowed: a whole number, 1 or more")
+    _check_ports(cfg)
     try:
         _ = cfg.env  # gunicorn looks at raw_env here
     except RuntimeError as error:
@@ -306,6 +309,12 @@ def check(cfg: Config) -> None:
         policy(cfg)
     except (ValueError, OverflowError) as error:
         raise SettingsError(f"timeout and graceful_timeout must be numbers of seconds: {error}") from error
+
+
+def _check_ports(cfg: Config) -> None:
+    for address in cfg.address:
+        if isinstance(address, tuple) and not 0 <= address[1] <= LAST_PORT:
+            raise SettingsError(f"bind cannot have port {address[1]}; allowed: 0 to {LAST_PORT}")
 
 
 def policy(cfg: Config) -> RolloutPolicy:

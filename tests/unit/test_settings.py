@@ -254,6 +254,9 @@ def test_ours_passes(cfg: Any) -> None:
         pytest.param(
             {"workers": 0}, "workers cannot be 0; allowed: a whole number, 1 or more", id="no-workers"
         ),
+        pytest.param(
+            {"bind": "127.0.0.1:65536"}, "bind cannot have port 65536; allowed: 0 to 65535", id="no-port"
+        ),
     ],
 )
 def test_check_refuses(cfg: Any, options: dict[str, Any], message: str) -> None:
