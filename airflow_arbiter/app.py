@@ -141,9 +141,11 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
         positional = command_line["args"]
         uris = [layer["wsgi_app"] for _, layer in layers if layer.get("wsgi_app")] + positional[:1]
         self.app_uri = uris[-1] if uris else None
-        defaults = [("default", {**_DEFAULTS, "default_proc_name": self.app_uri or "airflow-api-server"})]
+        defaults: list[tuple[str, Mapping[str, Any]]] = [
+            ("default", {**_DEFAULTS, "default_proc_name": self.app_uri or "airflow-api-server"})
+        ]
         if self.app_uri is None:
-            defaults.append(("Airflow's [api] section", _airflow().api_options()))
+            defaults.append(self.airflow_options())
         for source, options in defaults + layers:
             settings.apply(self.cfg, options, source=source)
         self.chdir()
@@ -164,6 +166,10 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
             errorlog=self.cfg.errorlog,
             accesslog=self.cfg.accesslog,
         )
+
+    def airflow_options(self) -> tuple[str, Mapping[str, Any]]:
+        """The options that Airflow gives us when it is what we serve, after where they come from."""
+        return "Airflow's [api] section", _airflow().api_options()
 
     def _read_config_file(self, location: str) -> dict[str, Any]:
         """Run a configuration file; names in it that are no settings are its own affair."""

@@ -9,13 +9,17 @@ Source: ``airflow.cli.commands.api_server_command`` and ``airflow.api_fastapi.gu
 
 from __future__ import annotations
 
+import argparse
 import copy
 import logging
 import os
 import ssl
+import sys
 from typing import Any
 from urllib.parse import urlsplit
 
+import airflow
+from airflow import settings
 from airflow.configuration import conf
 from airflow.exceptions import AirflowConfigException
 from structlog.stdlib import ProcessorFormatter
@@ -24,8 +28,17 @@ from airflow_arbiter.errors import SettingsError
 from airflow_arbiter.logconfig import add_extra, server_loggers
 
 APP_URI = "airflow.api_fastapi.main:app"
-HEALTH_CHECK_PATH = "/api/v2/monitor/health"
+CORE_HEALTH_PATH = "/api/v2/monitor/health"
+EXECUTION_HEALTH_PATH = "/execution/health"
 
+SUPPORTED_AIRFLOW = "supports Airflow 3.2 and 3.3"
+
+OURS = "airflow_arbiter"
+THEIRS = "airflow"
+"""The values of ``[api] gunicorn_arbiter``."""
+
+_OUR_OPTIONS = ("worker_refresh_jitter", "worker_boot_timeout", "min_ready_seconds", "health_check_timeout")
+"""Those of our settings that mean the same in the ``[api]`` section; checked where all settings are."""
 
 _CERT_REQS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
@@ -39,14 +52,54 @@ def api_options() -> dict[str, Any]:
     :raises SettingsError: for an option that is not of its type; the message names it.
     """
     try:
-        return _read_api_options()
+        return {**_server_options(), **_ssl_options(), **_arbiter_options()}
     except AirflowConfigException as error:
         raise SettingsError(f"Airflow's [api] section: {error}") from error
 
 
-def _read_api_options() -> dict[str, Any]:
+def arbiter_options() -> dict[str, Any]:
+    """
+    Read the part of Airflow's ``[api]`` section that its command does not hand to its server.
+
+    :raises SettingsError: as :func:`api_options`.
+    """
+    try:
+        return _arbiter_options()
+    except AirflowConfigException as error:
+        raise SettingsError(f"Airflow's [api] section: {error}") from error
+
+
+def gunicorn_arbiter() -> str:
+    """
+    Read which arbiter serves ``airflow api-server`` when it uses gunicorn.
+
+    :return: :data:`OURS` or :data:`THEIRS`.
+    :raises SettingsError: for any other.
+    """
+    arbiter: str = conf.get("api", "gunicorn_arbiter", fallback=OURS)
+    if arbiter not in (OURS, THEIRS):
+        raise SettingsError(
+            f"Airflow's [api] section: gunicorn_arbiter cannot be {arbiter!r}; allowed: {OURS}, {THEIRS}"
+        )
+    return arbiter
+
+
+def airflow_version() -> str:
+    """Airflow's version, e.g. ``3.3.2``."""
+    installed: str = airflow.__version__
+    return installed
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether Airflow's command refuses, by this error, to serve with gunicorn as it is configured."""
+    return isinstance(error, AirflowConfigException) and (
+        conf.get("api", "server_type", fallback="uvicorn").lower() == "gunicorn"
+    )
+
+
+def _server_options() -> dict[str, Any]:
     timeout = conf.getint("api", "worker_timeout")
-    options: dict[str, Any] = {
+    return {
         "bind": f"{_bracketed(conf.get('api', 'host'))}:{conf.getint('api', 'port')}",
         "workers": conf.getint("api", "workers"),
         "timeout": timeout,
@@ -54,13 +107,19 @@ def _read_api_options() -> dict[str, Any]:
         "keepalive": timeout,
         "loglevel": conf.get("logging", "uvicorn_logging_level", fallback="info").lower(),
         "preload_app": True,
-        "worker_refresh_interval": conf.getint("api", "worker_refresh_interval", fallback=0),
-        "worker_refresh_batch_size": conf.getint("api", "worker_refresh_batch_size", fallback=1),
-        "health_check_path": f"{_root_path()}{HEALTH_CHECK_PATH}",
         # The command trusts X-Forwarded-* only with --proxy-headers, which is a setting of gunicorn's here.
         "forwarded_allow_ips": os.environ.get("FORWARDED_ALLOW_IPS", ""),
     }
-    return {**options, **_ssl_options()}
+
+
+def _arbiter_options() -> dict[str, Any]:
+    given = {name: conf.get("api", name, fallback="") for name in _OUR_OPTIONS}
+    return {
+        "worker_refresh_interval": conf.getint("api", "worker_refresh_interval", fallback=0),
+        "worker_refresh_batch_size": conf.getint("api", "worker_refresh_batch_size", fallback=1),
+        "health_check_path": conf.get("api", "health_check_path", fallback="") or _health_path(),
+        **{name: value for name, value in given.items() if value != ""},
+    }
 
 
 def _ssl_options() -> dict[str, Any]:
@@ -145,9 +204,21 @@ def load_app() -> Any:
 
 def dispose_orm() -> None:
     """Close this process's pooled connections to the metadata database."""
-    from airflow import settings
-
     settings.dispose_orm(do_log=False)
+
+
+def command_arguments() -> argparse.Namespace:
+    """Read the command line of ``airflow api-server`` as the command has read it."""
+    from airflow.cli.cli_parser import get_parser
+
+    arguments: argparse.Namespace = get_parser().parse_args(sys.argv[1:])
+    return arguments
+
+
+def _health_path() -> str:
+    """Where the apps that are served answer for their health."""
+    apps = os.environ.get("AIRFLOW_API_APPS", "all").split(",")
+    return _root_path() + (CORE_HEALTH_PATH if {"all", "core"} & set(apps) else EXECUTION_HEALTH_PATH)
 
 
 def _root_path() -> str:

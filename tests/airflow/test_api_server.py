@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import urllib.request
+import sys
 from pathlib import Path
 
+from harness.asking import ask, log_in
 from harness.load import Load
-from harness.server import Server
 from harness.starting import Start
 from harness.waiting import eventually
-
-HEALTH = "/api/v2/monitor/health"
 
 
 def test_two_rollouts_under_load_lose_nothing(serve_airflow: Start) -> None:
@@ -48,43 +45,17 @@ def test_options_of_the_api_section_are_defaults(serve_airflow: Start) -> None:
 def test_workers_share_the_signing_key_and_the_login(serve_airflow: Start, airflow_home: Path) -> None:
     """A token from one worker is taken by all of the same and of the next generation."""
     server = serve_airflow(workers=2)
-    token = _log_in(server, airflow_home)
-    assert {_dags_status(server, token) for _ in range(20)} == {200}
+    user = log_in(server.port, airflow_home)
+    assert {ask(server.port, "/api/v2/dags", headers=user).status for _ in range(20)} == {200}
     server.send(signal.SIGHUP)
     server.wait_event("rollout.completed", within_s=60)
-    assert {_dags_status(server, token) for _ in range(20)} == {200}
+    assert {ask(server.port, "/api/v2/dags", headers=user).status for _ in range(20)} == {200}
 
 
-def test_a_bad_option_of_the_api_section_is_one_clear_line(start: Start, airflow_home: Path) -> None:
+def test_a_bad_option_of_the_api_section_is_one_clear_line(start: Start, airflow_env: dict[str, str]) -> None:
     """A wrong value in Airflow's configuration ends the start with exit code 2 and names the option."""
-    import os
-    import sys
-
-    env = {**os.environ, "AIRFLOW_HOME": str(airflow_home), "AIRFLOW__API__WORKER_REFRESH_INTERVAL": "soon"}
+    env = {**airflow_env, "AIRFLOW__API__WORKER_REFRESH_INTERVAL": "soon"}
     server = start(command=[sys.executable, "-m", "airflow_arbiter"], env=env)
     assert server.wait_exit(60) == 2
     assert "worker_refresh_interval" in server.log().splitlines()[-1].lower() + server.log()
     assert "Traceback" not in server.log()
-
-
-def _log_in(server: Server, home: Path) -> str:
-    """Log in as the simple auth manager's first user, with the password that it has generated."""
-    passwords = json.loads((home / "simple_auth_manager_passwords.json.generated").read_text())
-    ((username, password),) = passwords.items()
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{server.port}/auth/token",
-        data=json.dumps({"username": username, "password": password}).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        token: str = json.load(answer)["access_token"]
-        return token
-
-
-def _dags_status(server: Server, token: str) -> int:
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{server.port}/api/v2/dags", headers={"Authorization": f"Bearer {token}"}
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        status: int = answer.status
-        return status

@@ -129,6 +129,14 @@ class Server:
         """Wait for the master to end, and return its exit code."""
         return self._popen.wait(within_s)
 
+    def end(self, within_s: float = 60.0) -> int:
+        """Ask it to end, as an operator does, and return its exit code. For servers that are not ours."""
+        self.process_count()
+        self.send(signal.SIGTERM)
+        code = self.wait_exit(within_s)
+        eventually(lambda: not self.orphans(), what="its children are gone")
+        return code
+
     def stop(self) -> None:
         """End whatever is left, by pid."""
         if self._popen.poll() is None:
