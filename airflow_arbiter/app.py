@@ -215,6 +215,16 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
             return _airflow().load_app()
         return util.import_app(self.app_uri)
 
+    def prepare_fork(self) -> None:
+        """Let go, in the master, of what a worker must not inherit."""
+        if self.app_uri is None:
+            _airflow().release_connections()
+
+    async def leave_loop(self) -> None:
+        """Give back, at the end of a worker's event loop, what belongs to it."""
+        if self.app_uri is None:
+            await _airflow().dispose_async_orm()
+
     def leave_worker(self) -> None:
         """Give back, at the end of a worker, what the app holds beyond its lifespan."""
         if self.app_uri is None:

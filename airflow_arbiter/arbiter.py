@@ -214,6 +214,11 @@ class AirflowArbiter(Arbiter):
         worker.jitter = random.random()
         worker.notify_fd = self._wakeup.notify_fd
         self.cfg.pre_fork(self, worker)
+        try:
+            self.app.prepare_fork()
+        except Exception:
+            # What cannot be given back must not keep the service from its workers.
+            events.publish_exception("worker.prepare_failed", level="warning", age=worker.age)
 
         # What is still in the buffers would be written once more by every child. They may be closed, or full.
         for stream in (sys.stdout, sys.stderr):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import logging
 import os
 import ssl
@@ -22,6 +23,7 @@ import airflow
 from airflow import settings
 from airflow.configuration import conf
 from airflow.exceptions import AirflowConfigException
+from sqlalchemy.pool import QueuePool
 from structlog.stdlib import ProcessorFormatter
 
 from airflow_arbiter.errors import SettingsError
@@ -202,8 +204,36 @@ def load_app() -> Any:
     return providers_configuration_loaded(util.import_app)(APP_URI)
 
 
+def release_connections() -> None:
+    """
+    Close this process's idle connections to the metadata database, before it forks.
+
+    Airflow lets a child forget its parent's pool, but the child has the sockets open all the same, and the
+    main thread's session, with the connection that it has in use, is there for whoever asks for one.
+    """
+    if settings.Session is not None:
+        settings.Session.remove()
+    if settings.engine is not None:
+        settings.engine.dispose()
+    if settings.async_engine is not None:
+        pool = settings.async_engine.sync_engine.pool
+        was_used = isinstance(pool, QueuePool) and pool.checkedin() > 0
+        settings.async_engine.sync_engine.dispose(close=False)
+        if was_used:
+            # They belong to event loops that are over, which is where they would have to be closed. What
+            # closes them is their end as objects, and they are part of cycles.
+            del pool
+            gc.collect()
+
+
+async def dispose_async_orm() -> None:
+    """Close the connections to the metadata database that belong to this event loop."""
+    if settings.async_engine is not None:
+        await settings.async_engine.dispose()
+
+
 def dispose_orm() -> None:
-    """Close this process's pooled connections to the metadata database."""
+    """Close this process's pooled connections to the metadata database, for good."""
     settings.dispose_orm(do_log=False)
 
 

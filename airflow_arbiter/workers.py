@@ -44,6 +44,9 @@ PROBE_PAUSE_LAST_S = 1.0
 EXIT_MARGIN_S = 1.0
 """Part of ``graceful_timeout`` that is kept for the lifespan's shutdown and the exit hooks."""
 
+LEAVE_LOOP_S = 1.0
+"""What the app gets to give back what belongs to the event loop, e.g. connections to a database."""
+
 BOOT_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 """Asked to leave. Blocked by the master around the fork, so that none is lost before there is a handler."""
 
@@ -175,6 +178,10 @@ class AirflowUvicornWorker(UvicornWorker):
         await self._server.serve(sockets=[listener.sock for listener in self.sockets])
         if not self._server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)  # older versions of uvicorn only return
+        try:
+            await asyncio.wait_for(self.app.leave_loop(), LEAVE_LOOP_S)
+        except Exception:
+            events.publish_exception("worker.exit_hook_failed", level="warning", worker_pid=self.pid)
 
     # -- prove -----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,122 @@
+"""Connections to the metadata database belong to one process: shown on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from harness.airflow_command import AIRFLOW, HEALTH
+from harness.load import Load
+from harness.postgres import Postgres, running_postgres
+from harness.server import Server
+from harness.starting import Start
+from harness.waiting import eventually
+
+HOOKS = """
+import asyncio
+
+from airflow import settings
+from sqlalchemy import text
+
+async def _use_async_engine():
+    async with settings.async_engine.connect() as connection:
+        await connection.execute(text("SELECT 1"))
+
+def pre_fork(server, worker):
+    # The main thread's session stays open, in a transaction, as a plugin's may that has asked something.
+    settings.Session().execute(text("SELECT 'in use in the master'"))
+    # These go back into the pools.
+    connections = [settings.engine.connect() for _ in range(3)]
+    for connection in connections:
+        connection.execute(text("SELECT 1"))
+        connection.close()
+    asyncio.run(_use_async_engine())
+"""
+
+
+@pytest.fixture(scope="module")
+def postgres(airflow_env: dict[str, str]) -> Iterator[Postgres]:
+    """A PostgreSQL with Airflow's tables."""
+    with running_postgres() as server:
+        subprocess.run(
+            [*AIRFLOW, "db", "migrate"],
+            env={**airflow_env, **_env(server)},
+            check=True,
+            timeout=170,
+            capture_output=True,
+        )
+        yield server
+
+
+def _env(postgres: Postgres) -> dict[str, str]:
+    return {
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": postgres.url("psycopg2"),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": postgres.url("asyncpg"),
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+    }
+
+
+def test_no_connection_of_the_master_reaches_a_worker(
+    start_command: Start, postgres: Postgres, tmp_path: Path
+) -> None:
+    """
+    The master uses its pools before every fork; under load and over a rollout, no socket is in two processes,
+    no backend serves two, and a worker that has left leaves no backend behind.
+    """
+    (tmp_path / "hooks.py").write_text(HOOKS)
+    server = start_command(env={**_env(postgres), "GUNICORN_CMD_ARGS": f"--config={tmp_path / 'hooks.py'}"})
+    server.wait_ready(2)
+    sync, on_loop = (
+        Load(server.port, path=HEALTH, clients=4),
+        Load(server.port, path="/probe/database", clients=4),
+    )
+    with sync, on_loop:
+        first = _wait_connected(server, postgres)
+        server.send(signal.SIGHUP)
+        server.wait_event("rollout.completed", within_s=90)
+        second = _wait_connected(server, postgres)
+        _assert_apart(server, postgres)
+    assert (sync.failures, on_loop.failures) == ({}, {})
+    assert not set(first) & set(second)
+    old_ports = set().union(*first.values())
+    eventually(
+        lambda: not old_ports & {backend.client_port for backend in postgres.backends()},
+        what="the backends of the old workers are gone",
+    )
+    assert "worker.exit_hook_failed" not in server.log()
+    assert "worker.prepare_failed" not in server.log()
+    assert "Exception closing connection" not in server.log()
+    server.send(signal.SIGTERM)
+    assert server.wait_exit(60) == 0
+    eventually(lambda: postgres.backends() == [], what="all backends are gone")
+
+
+def _wait_connected(server: Server, postgres: Postgres) -> dict[int, set[int]]:
+    """Wait until each worker has connections of its own, and return them by pid."""
+
+    def connections() -> dict[int, set[int]]:
+        _assert_apart(server, postgres)
+        found = {worker.pid: _database_ports(worker.pid, postgres) for worker in server.ready()}
+        return found if len(found) == 2 and all(found.values()) else {}
+
+    return eventually(connections, what="every worker has asked the database")
+
+
+def _assert_apart(server: Server, postgres: Postgres) -> None:
+    """No connection to the database is open in two processes."""
+    pids = [server.pid, *(worker.pid for worker in server.workers())]
+    ports = [port for pid in pids for port in _database_ports(pid, postgres)]
+    assert len(ports) == len(set(ports))
+
+
+def _database_ports(pid: int, postgres: Postgres) -> set[int]:
+    """The local ports of a process's connections to the database, inherited ones included."""
+    try:
+        connections = psutil.Process(pid).net_connections("tcp")
+    except psutil.NoSuchProcess:
+        return set()
+    return {c.laddr.port for c in connections if c.raddr and c.raddr.port == postgres.port}
