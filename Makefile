@@ -13,22 +13,26 @@ BIN  := $(VENV)/bin
 RUN_STAMP  := $(VENV)/.installed-run
 TEST_STAMP := $(VENV)/.installed-test
 
+# Beside it, the oldest Airflow and gunicorn, for `make test-airflow32`.
+OLD_VENV  := .venv-airflow32
+OLD_STAMP := $(OLD_VENV)/.installed
+
 UV := $(shell command -v uv 2>/dev/null)
 ifneq ($(UV),)
-MAKE_VENV := uv venv --quiet --seed --python "$(PYTHON)" $(VENV)
-INSTALL   := uv pip install --quiet --python $(BIN)/python
+MAKE_VENV := uv venv --quiet --seed --python "$(PYTHON)"
+INSTALL   = uv pip install --quiet --python $(@D)/bin/python
 else
-MAKE_VENV := "$(PYTHON)" -m venv $(VENV)
+MAKE_VENV := "$(PYTHON)" -m venv
 # The pip of an older Python's venv does not know --group.
-INSTALL   := $(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1' && $(BIN)/python -m pip install --quiet
+INSTALL   = $(@D)/bin/python -m pip install --quiet --upgrade 'pip>=25.1' && $(@D)/bin/python -m pip install --quiet
 endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint unit bench clean
+.PHONY: help run test lint unit test-airflow32 bench clean
 
 help: ## Show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{ printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 # -- the two commands --------------------------------------------------------------------------------------
 
@@ -62,25 +66,28 @@ lint: $(TEST_STAMP) ## Run ruff and mypy only
 unit: $(TEST_STAMP) ## Run the unit tests only
 	@$(BIN)/pytest tests/unit
 
+test-airflow32: $(OLD_STAMP) ## Run the tests of the API server on the oldest Airflow and gunicorn
+	@$(OLD_VENV)/bin/pytest tests/airflow
+
 bench: $(TEST_STAMP) ## Measure rollouts beside Airflow's own mode and uvicorn's; prints a Markdown table
 	@$(BIN)/python benchmarks/roll.py
 
-clean: ## Remove .venv, .airflow with its database, and all caches
-	@rm -rf $(VENV) .airflow .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
+clean: ## Remove .venv*, .airflow with its database, and all caches
+	@rm -rf $(VENV) $(OLD_VENV) .airflow .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- set-up ------------------------------------------------------------------------------------------------
 
-$(BIN)/python:
+%/bin/python:
 	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))' || \
 	  { echo "Python 3.10 to 3.14 is needed; name one: make PYTHON=python3.12" >&2; exit 1; }
 ifeq ($(UV),)
 	@"$(PYTHON)" -c 'import ensurepip, venv' || \
 	  { echo "This Python cannot make environments; install python3-venv (Debian, Ubuntu) or uv" >&2; exit 1; }
 endif
-	@echo "Making $(VENV) ..."
-	@rm -rf $(VENV)
-	@$(MAKE_VENV)
+	@echo "Making $* ..."
+	@rm -rf $*
+	@$(MAKE_VENV) $*
 
 $(RUN_STAMP): pyproject.toml $(BIN)/python
 	@echo "Installing airflow-arbiter with Airflow into $(VENV), which takes up to some minutes ..."
@@ -92,3 +99,8 @@ $(TEST_STAMP): pyproject.toml $(BIN)/python
 	@echo "Installing airflow-arbiter with Airflow and the tests' tools into $(VENV), which takes up to some minutes ..."
 	@$(INSTALL) -e '.[airflow]' --group test
 	@touch $@ $(RUN_STAMP)
+
+$(OLD_STAMP): pyproject.toml $(OLD_VENV)/bin/python
+	@echo "Installing airflow-arbiter with the oldest Airflow into $(OLD_VENV), which takes up to some minutes ..."
+	@$(INSTALL) -e '.[airflow]' --group airflow32
+	@touch $@
