@@ -1,33 +1,29 @@
 """
 The master: observes the pool, asks the planner, and does what it says.
 
-Owns the processes and the loop: fork, signals, pipes, reaping. Has no rule of its own: who is replaced, when
-and why is decided in :mod:`airflow_arbiter.rollout`. No thread may live in this process, because it forks.
+Owns the loop and what it reacts to: signals, reloads, the stop. Has no rule of its own: who is replaced, when
+and why is decided in :mod:`airflow_arbiter.rollout`, and how processes are made and ended is in
+:mod:`airflow_arbiter.children`. No thread may live in this process, because it forks.
 """
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import logging.config
 import os
-import random
 import signal
 import sys
 import time
-import traceback
 from typing import Any
 
 from gunicorn import sock
-from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
 from airflow_arbiter import events, logconfig, logfiles, settings
+from airflow_arbiter.children import WorkerKeeper
 from airflow_arbiter.errors import ArbiterError
-from airflow_arbiter.observation import exit_cause, view_of
+from airflow_arbiter.observation import view_of
 from airflow_arbiter.pool import (
     Action,
-    Departure,
     Drain,
     Halt,
     Kill,
@@ -39,7 +35,6 @@ from airflow_arbiter.pool import (
 from airflow_arbiter.proctitle import set_title
 from airflow_arbiter.rollout import IDLE_WAKE_S, plan
 from airflow_arbiter.wakeup import Wakeup
-from airflow_arbiter.workers import AirflowUvicornWorker
 
 if sys.version_info >= (3, 11):
     from typing import assert_never
@@ -53,35 +48,22 @@ _FIXED_SETTINGS = ("bind", "pidfile", "user", "group", "daemon", "umask")
 """What only a restart can change; SIGHUP keeps the old values and says so."""
 
 
-class AirflowArbiter(Arbiter):
+class AirflowArbiter(WorkerKeeper):
     """
     gunicorn's arbiter, with replacement of workers one by one.
 
     :param app: the application; its ``cfg`` holds gunicorn's settings and ours.
     """
 
-    # Narrower than gunicorn's: only our workers have a status page.
-    WORKERS: dict[int, AirflowUvicornWorker]
-    cfg: Any
-    reexec_pid: int
-    _num_workers: int
-
     def __init__(self, app: Any) -> None:
-        # Before super(): its __init__ runs setup(), and WORKERS and LISTENERS are shared by the whole class.
-        self.WORKERS = {}
-        self.LISTENERS: list[Any] = []
-        self.generation = 1
+        # Before super(): its __init__ runs setup().
         self._policy = RolloutPolicy()
         self._state = RolloutState()
-        self._departures: list[Departure] = []
         self._spawn_errors: list[str] = []
         self._lasting_errors: list[str] = []
         self._wake_in_s = IDLE_WAKE_S
         self._title = ""
         super().__init__(app)
-        # sys.argv has the path of __main__.py where the command was `python -m`, and SIGUSR2 must start the
-        # same.
-        self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
 
     def setup(self, app: Any) -> None:
         super().setup(app)
@@ -95,16 +77,6 @@ class AirflowArbiter(Arbiter):
                 lowered_to=self._policy.surge,
                 because="more than workers",
             )
-
-    @property
-    def num_workers(self) -> int:
-        """Workers wanted: the target."""
-        return self._num_workers
-
-    @num_workers.setter
-    def num_workers(self, value: int) -> None:
-        old, self._num_workers = self._num_workers, value
-        self._call_hook("nworkers_changed", self, value, old)
 
     # -- observe, decide, act --------------------------------------------------------------------------------
 
@@ -128,7 +100,7 @@ class AirflowArbiter(Arbiter):
     def _observe(self) -> PoolView:
         self.reap_workers()  # also without a SIGCHLD: the next turn heals a signal that was missed
         workers = tuple(map(view_of, self.WORKERS.values()))
-        departures, self._departures = tuple(self._departures), []
+        departures, self.departures = tuple(self.departures), []
         spawn_errors, self._spawn_errors = tuple(self._spawn_errors), []
         lasting_errors, self._lasting_errors = tuple(self._lasting_errors), []
         return PoolView(
@@ -181,153 +153,18 @@ class AirflowArbiter(Arbiter):
     def _do_halt(self, action: Halt) -> None:
         raise HaltServer(f"the app cannot boot: {action.cause}", self.WORKER_BOOT_ERROR)
 
-    def _call_hook(self, name: str, *arguments: Any) -> None:
-        """Call an operator's hook, which must not end the server, whatever it does."""
-        try:
-            getattr(self.cfg, name)(*arguments)
-        except (Exception, SystemExit):
-            events.publish_exception("arbiter.hook_failed", hook=name)
-
     def _show_title(self) -> None:
         title = f"master [{self.proc_name}]"
         if title != self._title:
             self._title = title
             set_title(title)
 
-    # -- processes -------------------------------------------------------------------------------------------
-
-    def spawn_worker(self, *, must_prove: bool = False) -> int:
-        """
-        Fork a worker.
-
-        :param must_prove: whether it listens only once it is ready.
-        :return: its pid, in the master; the child leaves by ``SystemExit`` through its caller's frames.
-        :raises OSError: when the system has no process, descriptor or memory for it.
-        :raises Exception: whatever the hook ``pre_fork`` raises.
-        """
-        self.worker_age += 1
-        worker = self.worker_class(
-            self.worker_age, self.pid, self.LISTENERS, self.app, self.timeout / 2.0, self.cfg, self.log
-        )
-        worker.generation = self.generation
-        worker.must_prove = must_prove
-        worker.jitter = random.random()
-        worker.notify_fd = self._wakeup.notify_fd
-        self.cfg.pre_fork(self, worker)
-        try:
-            self.app.prepare_fork()
-        except Exception:
-            # What cannot be given back must not keep the service from its workers.
-            events.publish_exception("worker.prepare_failed", level="warning", age=worker.age)
-
-        # What is still in the buffers would be written once more by every child. They may be closed, or full.
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(AttributeError, OSError, ValueError):
-                stream.flush()
-        # A signal between the fork and the worker's own handlers would be swallowed by a copy of our queue.
-        signal.pthread_sigmask(signal.SIG_BLOCK, worker.SIGNALS)
-        try:
-            pid = os.fork()
-        except OSError:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, worker.SIGNALS)
-            worker.tmp.close()
-            worker.status.close()
-            raise
-        if pid == 0:
-            try:
-                self._be_worker(worker)
-            except SystemExit:
-                raise
-            except BaseException:
-                # Whatever else left this frame would go on as a second master, with a copy of our books.
-                traceback.print_exc()
-                os._exit(self.WORKER_BOOT_ERROR)
-        worker.pid = pid
-        self.WORKERS[pid] = worker
-        self._stats["workers_spawned"] += 1
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, worker.SIGNALS)
-        return pid
-
-    def _be_worker(self, worker: AirflowUvicornWorker) -> None:
-        """
-        Live the worker's life. Runs in the child.
-
-        Source: the second half of ``gunicorn.arbiter.Arbiter.spawn_worker``, without its prints.
-
-        :raises SystemExit: always.
-        """
-        worker.pid = os.getpid()
-        code = 0
-        try:
-            worker.init_signals()
-            for sibling in self.WORKERS.values():
-                sibling.tmp.close()
-            self.cfg.post_fork(self, worker)
-            worker.init_process()
-        except SystemExit as error:
-            code = error.code if isinstance(error.code, int) else bool(error.code)
-        except BaseException:
-            events.publish_exception("worker.failed", pid=worker.pid)
-            code = 1 if worker.booted else self.WORKER_BOOT_ERROR
-        for leave in (self.app.leave_worker, lambda: self.cfg.worker_exit(self, worker), worker.tmp.close):
-            try:
-                leave()
-            except BaseException:
-                events.publish_exception("worker.exit_hook_failed", level="warning", pid=worker.pid)
-        # The interpreter's last collection would walk, and so copy, every page that is shared with the
-        # master, for memory that the kernel takes back anyway: 1.4 s instead of 0.1 s for Airflow.
-        gc.disable()
-        gc.freeze()
-        sys.exit(code)
-
-    def kill_worker(self, pid: int, sig: int) -> None:
-        """
-        Send a worker a signal; the request to leave only once, whoever asks.
-
-        A process that is gone is reaped by the next turn.
-        """
-        worker = self.WORKERS.get(pid)
-        if worker is None:
-            return
-        if sig == signal.SIGTERM:
-            if worker.draining_at is not None:
-                return
-            worker.draining_at = time.monotonic()
-        if sig == signal.SIGKILL:
-            worker.killed_at = time.monotonic()
-        if sig in (signal.SIGTERM, signal.SIGKILL):
-            self._stats["workers_killed"] += 1
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, sig)
-
-    def reap_workers(self) -> None:
-        """Take the exit of every child that is gone, and keep it for the next look."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if not pid:
-                return
-            if pid == self.reexec_pid:
-                self.reexec_pid = 0
-                continue
-            worker = self.WORKERS.pop(pid, None)
-            if worker is None:
-                continue  # an orphan that became ours because we are PID 1
-            self._departures.append(Departure(worker=view_of(worker), cause=exit_cause(status, worker)))
-            worker.tmp.close()
-            worker.status.close()
-            self._call_hook("child_exit", self, worker)
-
-    def murder_workers(self) -> None:
-        """Do nothing: deadlines are the planner's."""
-
     # -- signals and waiting ---------------------------------------------------------------------------------
 
     def init_signals(self) -> None:
         """Set the handlers up, and what wakes the loop: a signal, or a worker's byte."""
         self._wakeup = Wakeup()
+        self.notify_fd = self._wakeup.notify_fd
         signal.set_wakeup_fd(self._wakeup.signal_fd, warn_on_full_buffer=False)
         super().init_signals()
 
@@ -347,25 +184,13 @@ class AirflowArbiter(Arbiter):
                 signals.append(sig)
         return signals
 
+    def murder_workers(self) -> None:
+        """Do nothing: deadlines are the planner's."""
+
     def handle_usr1(self) -> None:
         """Reopen the log files, here and in the workers."""
         logfiles.reopen()
         self.kill_workers(signal.SIGUSR1)
-
-    def reexec(self) -> None:
-        """
-        Start a second master beside this one, on the same sockets.
-
-        Source: ``gunicorn.arbiter.Arbiter.reexec``, which runs the child's part in our loop: where that
-        fails, the child would stop our workers on its way out.
-        """
-        master = os.getpid()
-        try:
-            super().reexec()
-        except BaseException:
-            events.publish_exception("arbiter.reexec_failed")
-            if os.getpid() != master:
-                os._exit(1)
 
     def handle_winch(self) -> None:
         """Let all workers go, where we are a daemon; SIGTTIN or SIGHUP brings them back."""
@@ -406,7 +231,7 @@ class AirflowArbiter(Arbiter):
             self.num_workers = scaled
         self.generation += 1
         logfiles.reopen()
-        self._call_hook("on_reload", self)
+        self.call_hook("on_reload", self)
         if not self._policy.surge:
             events.publish("rollout.off", level="warning", because="worker_refresh_batch_size is 0")
 

@@ -181,7 +181,7 @@ class AirflowUvicornWorker(UvicornWorker):
         try:
             await asyncio.wait_for(self.app.leave_loop(), LEAVE_LOOP_S)
         except Exception:
-            events.publish_exception("worker.exit_hook_failed", level="warning", worker_pid=self.pid)
+            events.publish_exception("worker.exit_hook_failed", level="warning")
 
     # -- prove -----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,209 @@
+"""
+The processes that a master has: how they are made, told, reaped.
+
+Owns fork, signals to workers and their exits, and what must not leak from a master into a worker or back.
+Decides nothing: what is called here, and when, is for :mod:`airflow_arbiter.arbiter`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from typing import Any
+
+from gunicorn.arbiter import Arbiter
+
+from airflow_arbiter import events
+from airflow_arbiter.observation import exit_cause, view_of
+from airflow_arbiter.pool import Departure
+from airflow_arbiter.workers import AirflowUvicornWorker
+
+
+class WorkerKeeper(Arbiter):
+    """
+    gunicorn's arbiter, with our way to make, signal and reap workers.
+
+    :param app: the application; its ``cfg`` holds gunicorn's settings and ours.
+    :ivar generation: the generation that new workers get.
+    :ivar departures: workers that went since somebody last looked.
+    :ivar notify_fd: where a worker's byte wakes the loop.
+    """
+
+    # Narrower than gunicorn's: only our workers have a status page.
+    WORKERS: dict[int, AirflowUvicornWorker]
+    cfg: Any
+    reexec_pid: int
+    _num_workers: int
+
+    def __init__(self, app: Any) -> None:
+        # Before super(): its __init__ runs setup(), and WORKERS and LISTENERS are shared by the whole class.
+        self.WORKERS = {}
+        self.LISTENERS: list[Any] = []
+        self.generation = 1
+        self.departures: list[Departure] = []
+        self.notify_fd = -1
+        super().__init__(app)
+        # sys.argv has the path of __main__.py where the command was `python -m`; SIGUSR2 must start the same.
+        self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
+
+    @property
+    def num_workers(self) -> int:
+        """Workers wanted: the target."""
+        return self._num_workers
+
+    @num_workers.setter
+    def num_workers(self, value: int) -> None:
+        old, self._num_workers = self._num_workers, value
+        self.call_hook("nworkers_changed", self, value, old)
+
+    def call_hook(self, name: str, *arguments: Any) -> None:
+        """Call an operator's hook, which must not end the server, whatever it does."""
+        try:
+            getattr(self.cfg, name)(*arguments)
+        except (Exception, SystemExit):
+            events.publish_exception("arbiter.hook_failed", hook=name)
+
+    def spawn_worker(self, *, must_prove: bool = False) -> int:
+        """
+        Fork a worker.
+
+        :param must_prove: whether it listens only once it is ready.
+        :return: its pid, in the master; the child leaves by ``SystemExit`` through its caller's frames.
+        :raises OSError: when the system has no process, descriptor or memory for it.
+        :raises Exception: whatever the hook ``pre_fork`` raises.
+        """
+        self.worker_age += 1
+        worker = self.worker_class(
+            self.worker_age, self.pid, self.LISTENERS, self.app, self.timeout / 2.0, self.cfg, self.log
+        )
+        worker.generation = self.generation
+        worker.must_prove = must_prove
+        worker.jitter = random.random()
+        worker.notify_fd = self.notify_fd
+        self.cfg.pre_fork(self, worker)
+        try:
+            self.app.prepare_fork()
+        except Exception:
+            # What cannot be given back must not keep the service from its workers.
+            events.publish_exception("worker.prepare_failed", level="warning", age=worker.age)
+
+        # What is still in the buffers would be written once more by every child. They may be closed, or full.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError, OSError, ValueError):
+                stream.flush()
+        # A signal between the fork and the worker's own handlers would be swallowed by a copy of our queue.
+        signal.pthread_sigmask(signal.SIG_BLOCK, worker.SIGNALS)
+        try:
+            pid = os.fork()
+        except OSError:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, worker.SIGNALS)
+            worker.tmp.close()
+            worker.status.close()
+            raise
+        if pid == 0:
+            try:
+                self._be_worker(worker)
+            except SystemExit:
+                raise
+            except BaseException:
+                # Whatever else left this frame would go on as a second master, with a copy of our books.
+                traceback.print_exc()
+                os._exit(self.WORKER_BOOT_ERROR)
+        worker.pid = pid
+        self.WORKERS[pid] = worker
+        self._stats["workers_spawned"] += 1
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, worker.SIGNALS)
+        return pid
+
+    def _be_worker(self, worker: AirflowUvicornWorker) -> None:
+        """
+        Live the worker's life. Runs in the child.
+
+        Source: the second half of ``gunicorn.arbiter.Arbiter.spawn_worker``, without its prints.
+
+        :raises SystemExit: always.
+        """
+        worker.pid = os.getpid()
+        code = 0
+        try:
+            worker.init_signals()
+            for sibling in self.WORKERS.values():
+                sibling.tmp.close()
+            self.cfg.post_fork(self, worker)
+            worker.init_process()
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else bool(error.code)
+        except BaseException:
+            events.publish_exception("worker.failed", pid=worker.pid)
+            code = 1 if worker.booted else self.WORKER_BOOT_ERROR
+        for leave in (self.app.leave_worker, lambda: self.cfg.worker_exit(self, worker), worker.tmp.close):
+            try:
+                leave()
+            except BaseException:
+                events.publish_exception("worker.exit_hook_failed", level="warning", pid=worker.pid)
+        # The interpreter's last collection would walk, and so copy, every page that is shared with the
+        # master, for memory that the kernel takes back anyway: 1.4 s instead of 0.1 s for Airflow.
+        gc.disable()
+        gc.freeze()
+        sys.exit(code)
+
+    def kill_worker(self, pid: int, sig: int) -> None:
+        """
+        Send a worker a signal; the request to leave only once, whoever asks.
+
+        A process that is gone is reaped by the next turn.
+        """
+        worker = self.WORKERS.get(pid)
+        if worker is None:
+            return
+        if sig == signal.SIGTERM:
+            if worker.draining_at is not None:
+                return
+            worker.draining_at = time.monotonic()
+        if sig == signal.SIGKILL:
+            worker.killed_at = time.monotonic()
+        if sig in (signal.SIGTERM, signal.SIGKILL):
+            self._stats["workers_killed"] += 1
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, sig)
+
+    def reap_workers(self) -> None:
+        """Take the exit of every child that is gone, and keep it for the next look."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            if pid == self.reexec_pid:
+                self.reexec_pid = 0
+                continue
+            worker = self.WORKERS.pop(pid, None)
+            if worker is None:
+                continue  # an orphan that became ours because we are PID 1
+            self.departures.append(Departure(worker=view_of(worker), cause=exit_cause(status, worker)))
+            worker.tmp.close()
+            worker.status.close()
+            self.call_hook("child_exit", self, worker)
+
+    def reexec(self) -> None:
+        """
+        Start a second master beside this one, on the same sockets.
+
+        Source: ``gunicorn.arbiter.Arbiter.reexec``, which runs the child's part in our loop: where that
+        fails, the child would stop our workers on its way out.
+        """
+        master = os.getpid()
+        try:
+            super().reexec()
+        except BaseException:
+            events.publish_exception("arbiter.reexec_failed")
+            if os.getpid() != master:
+                os._exit(1)
