@@ -14,17 +14,16 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.machinery import SourceFileLoader
+from importlib.metadata import version
 from types import FrameType
 from typing import Any
 
-import gunicorn
 from gunicorn import util
 from gunicorn.app.base import Application, BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.config import get_default_config_file
 from gunicorn.errors import AppImportError
 
-import airflow_arbiter
 from airflow_arbiter import capture, events, logconfig, settings
 from airflow_arbiter.arbiter import AirflowArbiter
 from airflow_arbiter.errors import IntegrationError, SettingsError
@@ -235,7 +234,7 @@ def _show_our_version(parser: argparse.ArgumentParser) -> None:
     """Let ``--version`` tell ours too, where gunicorn has put its own under our name."""
     for action in parser._actions:
         if isinstance(action, argparse._VersionAction):
-            action.version = f"%(prog)s {airflow_arbiter.__version__} (gunicorn {gunicorn.__version__})"
+            action.version = f"%(prog)s {version('airflow-arbiter')} (gunicorn {version('gunicorn')})"
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:
