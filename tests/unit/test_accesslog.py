@@ -31,9 +31,13 @@ def _logger_is_put_back() -> Iterator[None]:
 
 
 def configure(path: Path, log_format: logconfig.LogFormat) -> None:
-    errorlog = str(path.with_name("error.log"))
-    config = logconfig.build(level="info", log_format=log_format, errorlog=errorlog, accesslog=str(path))
-    config.update(root={}, loggers={logconfig.ACCESS_LOGGER: config["loggers"][logconfig.ACCESS_LOGGER]})
+    config = logconfig.build(level="info", log_format=log_format, accesslog=str(path))
+    name = logconfig.ACCESS_LOGGER
+    config.update(
+        root={},
+        handlers={"access": config["handlers"]["access"]},
+        loggers={name: config["loggers"][name]},
+    )
     logging.config.dictConfig(config)
 
 

@@ -24,7 +24,7 @@ raise RuntimeError("nobody catches me")
 
 
 def test_every_line_is_in_the_format() -> None:
-    """A warning, a thread's error, a finalizer's and an uncaught one are each one object, and all there is."""
+    """A warning, a thread's error, a finalizer's and an uncaught one: one object each, nothing beside."""
     ended = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=30)
     lines = [json.loads(line) for line in ended.stderr.splitlines()]
     assert (ended.returncode, ended.stdout) == (1, "")
