@@ -81,7 +81,8 @@ class DrainingServer(Server):
         self._idle_since: dict[Any, float] = {}
         self._closing_since: dict[Any, float] = {}
         self._accepted: weakref.WeakSet[Any] = weakref.WeakSet()
-        config.http_protocol_class = _noting(config.http_protocol_class, self._accepted)
+        if config.ssl is not None:
+            config.http_protocol_class = _noting(config.http_protocol_class, self._accepted)
 
     @property
     def requests(self) -> int:

@@ -8,6 +8,7 @@ configures nothing itself. Under Airflow the look is Airflow's, by :func:`airflo
 from __future__ import annotations
 
 import logging
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import structlog
@@ -20,6 +21,9 @@ SERVER_LOGGERS = ("airflow_arbiter", "gunicorn.error", "uvicorn", "uvicorn.error
 
 ACCESS_LOGGER = "airflow_arbiter.access"
 _OTHERS_ACCESS_LOGGERS = ("gunicorn.access", "uvicorn.access")
+
+bound_request_id: ContextVar[str] = ContextVar("airflow_arbiter_request_id", default="")
+"""The request that is being answered. Not structlog's way of binding, which each request would pay for."""
 
 _FIRST_KEYS = ("timestamp", "level", "event", "logger")
 
@@ -85,6 +89,7 @@ def _formatter(log_format: LogFormat, *, colors: bool) -> dict[str, Any]:
         "foreign_pre_chain": [
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.contextvars.merge_contextvars,
+            _add_request_id,
             structlog.stdlib.add_log_level,
             structlog.stdlib.add_logger_name,
             add_extra,
@@ -121,6 +126,12 @@ def add_extra(logger: WrappedLogger, method: str, event: EventDict) -> EventDict
     """Add the ``extra`` of a record, less uvicorn's second, coloured copy of its message."""
     event = _add_extra(logger, method, event)
     event.pop("color_message", None)
+    return event
+
+
+def _add_request_id(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    if request_id := bound_request_id.get():
+        event["request_id"] = request_id
     return event
 
 

@@ -195,6 +195,8 @@ def _assert_told(lines: list[dict[str, Any]]) -> None:
     assert told["uvicorn.error", "Exception in ASGI application\n"] == 1
     assert told["py.warnings", "something is old\nand has two lines"] == 1
     assert told["some.app", "the app says\ntwo lines"] == 1
+    (said,) = [line for line in lines if line["logger"] == "some.app"]
+    assert said["request_id"] in {line["request_id"] for line in lines if line["event"] == "request.finished"}
     assert told["airflow_arbiter", "thread.failed"] == 1
     assert sum(count for (name, _), count in told.items() if name == "asyncio") == 1
     assert told["airflow_arbiter", "rollout.completed"] == 1

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.contextvars import get_contextvars
 
 from airflow_arbiter import logconfig
 from airflow_arbiter.accesslog import AccessLog
@@ -27,7 +26,8 @@ def _logger_is_put_back() -> Iterator[None]:
     yield
     for handler in logger.handlers:
         handler.close()
-    logger.level, logger.propagate, logger.handlers = before
+    level, logger.propagate, logger.handlers = before
+    logger.setLevel(level)
 
 
 def configure(path: Path, log_format: logconfig.LogFormat) -> None:
@@ -134,7 +134,7 @@ def test_the_apps_own_lines_carry_the_id() -> None:
     seen: list[Any] = []
 
     async def app(_scope: Any, _receive: Any, _send: Any) -> None:
-        seen.append(get_contextvars()["request_id"])
+        seen.append(logconfig.bound_request_id.get())
 
     ask(app, scope(headers=((b"x-request-id", b"abc"),)), scope())
     assert seen[0] == "abc"
@@ -153,7 +153,8 @@ def test_a_file_that_was_moved_away_is_opened_anew(tmp_path: Path) -> None:
 def test_a_configuration_that_is_not_ours_gets_a_log_record(caplog: pytest.LogCaptureFixture) -> None:
     """The values are attributes of the record, as `extra` makes them."""
     logger = logging.getLogger(logconfig.ACCESS_LOGGER)
-    logger.propagate, logger.level, logger.handlers = True, logging.INFO, []
+    logger.propagate, logger.handlers = True, []
+    logger.setLevel(logging.INFO)
     ask(answering, scope("/a"))
     (record,) = caplog.records
     values = vars(record)
