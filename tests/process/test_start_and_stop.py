@@ -93,10 +93,9 @@ def test_sigterm_at_any_moment_stops_everything(start: Start, set_fault: SetFaul
             os.kill(pid, signal.SIGTERM)
         server.wait_event("worker.draining", 4)
     pids = [worker.pid for worker in server.workers()]
-    began = time.monotonic()
     server.send(signal.SIGTERM)
     assert server.wait_exit(20) == 0
-    assert time.monotonic() - began < 5 + 2, "longer than graceful_timeout, and the slow machine"
+    assert server.events("worker.killed") == [], "the stop took all of graceful_timeout"
     assert server.orphans() == [], pids
     if held is not None:
         assert held() == 200
