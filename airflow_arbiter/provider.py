@@ -14,6 +14,7 @@ import copy
 import gc
 import logging
 import os
+import re
 import ssl
 import sys
 from typing import Any
@@ -41,6 +42,8 @@ THEIRS = "airflow"
 
 _OUR_OPTIONS = ("worker_refresh_jitter", "worker_boot_timeout", "min_ready_seconds", "health_check_timeout")
 """Those of our settings that mean the same in the ``[api]`` section; checked where all settings are."""
+
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 _CERT_REQS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
@@ -158,7 +161,20 @@ def logconfig(*, level: str) -> dict[str, Any]:
         "root": None,  # Airflow's stays; gunicorn would put one of its own in the place of a missing one
         "formatters": {},
         "handlers": {"events": {"()": "airflow_arbiter.provider.EventHandler"}},
-        "loggers": {**server_loggers(level), "airflow_arbiter": ours},
+        "loggers": _at_namespace_levels({**server_loggers(level), "airflow_arbiter": ours}),
+    }
+
+
+def _at_namespace_levels(loggers: dict[str, Any]) -> dict[str, Any]:
+    """Apply ``[logging] namespace_levels``, which Airflow itself applies to structlog's loggers only."""
+    pairs = [
+        pair.partition("=")
+        for pair in re.split(r"[\s,]+", conf.get("logging", "namespace_levels", fallback="") or "")
+    ]
+    levels = {name: level.upper() for name, _, level in pairs if level.upper() in _LEVELS}
+    return {
+        name: {**config, "level": levels[name]} if name in levels else config
+        for name, config in loggers.items()
     }
 
 

@@ -71,6 +71,13 @@ def test_airflows_options_rule_ours_too(serve_airflow: Start) -> None:
     assert line.startswith("MINE ")
 
 
+def test_namespace_levels_rule_the_servers_loggers(serve_airflow: Start) -> None:
+    """`[logging] namespace_levels` silences one logger of the server, and leaves the others."""
+    server = serve_airflow(env={"AIRFLOW__LOGGING__NAMESPACE_LEVELS": "uvicorn.error=ERROR"}, workers=1)
+    assert "worker.ready" in server.log()
+    assert "[uvicorn.error]" not in server.log()
+
+
 def _live(server: Server) -> None:
     Client(server.port, keep_alive=False).get("/api/v2/version")
     server.send(signal.SIGHUP)
