@@ -1,0 +1,170 @@
+"""
+What has happened to the pool since the last turn, and what follows from it for the next ones.
+
+Owns the memory of the planner: strikes and backoffs, the progress of a rollout, the events that tell of both.
+Pure, as :mod:`airflow_arbiter.rollout`, which decides by it. Times are seconds of one monotonic clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from airflow_arbiter.conditions import by_age, due, due_reason, is_full, is_leaving, stayers
+from airflow_arbiter.pool import (
+    Backoff,
+    Departure,
+    Event,
+    PoolView,
+    Progress,
+    RolloutPolicy,
+    RolloutState,
+)
+
+SUSPENDED_AFTER_S = 2.0
+"""A longer gap between two turns: we did not run (SIGSTOP, a closed laptop), so deadlines start anew."""
+
+EARLY_DEATH_S = 60.0
+"""A worker that dies within this time of becoming ready has died soon after birth."""
+
+BACKOFF_FIRST_S = 1.0
+BACKOFF_LAST_S = 60.0
+
+
+def learn(view: PoolView, policy: RolloutPolicy) -> tuple[RolloutState, list[Event]]:
+    """Take in what has happened since the last turn."""
+    state = view.state
+    if state.turn_at is not None and view.now - state.turn_at > SUSPENDED_AFTER_S:
+        state = replace(state, resumed_at=view.now)
+    seen = (*view.workers, *(gone.worker for gone in view.departures))
+    state = replace(
+        state,
+        turn_at=view.now,
+        has_served=state.has_served or any(w.listening_at is not None for w in seen),
+        has_proved=state.has_proved or any(w.ready_at is not None for w in seen),
+    )
+    state, events = _learn_failures(state, view, policy)
+    state, more = _learn_progress(state, view, policy)
+    return state, [*_exit_events(view, policy), *more, *events]
+
+
+def _learn_failures(
+    state: RolloutState, view: PoolView, policy: RolloutPolicy
+) -> tuple[RolloutState, list[Event]]:
+    """
+    Count strikes, and forget them after a success.
+
+    Workers spawned before the last strike belong to the attempt that was counted: ten of them that fail
+    together are one strike.
+    """
+    boot, crash = state.boot_backoff, state.crash_backoff
+    has_success = any(w.ready_at is not None and w.ready_at > boot.struck_at for w in view.workers)
+    is_at_rest = is_full(view.workers, view, policy) and not due(stayers(view), view, policy)
+    if has_success or is_at_rest:
+        boot = Backoff()
+    if crash.strikes and view.now >= crash.retry_at + EARLY_DEATH_S:
+        crash = Backoff()
+
+    failures = [
+        (gone.worker.spawned_at, f"worker {gone.worker.age} {gone.cause}")
+        for gone in view.departures
+        if _was_unproven(gone)
+    ]
+    failures += [
+        (view.now, f"could not be spawned: {error}") for error in (*view.spawn_errors, *view.lasting_errors)
+    ]
+    counted = [cause for spawned_at, cause in failures if spawned_at >= boot.struck_at]
+    if counted:
+        boot = _strike(boot, view.now)
+    if any(
+        _died_early(gone, view.now) and gone.worker.spawned_at >= crash.struck_at for gone in view.departures
+    ):
+        crash = _strike(crash, view.now, free=1)
+
+    if any(not _was_asked(gone) and gone.worker.ready_at is not None for gone in view.departures):
+        # Lost capacity is worth an attempt at once, whatever became of the newcomers before.
+        boot = replace(boot, retry_at=min(boot.retry_at, view.now))
+
+    state = replace(state, boot_backoff=boot, crash_backoff=crash)
+    if not counted or not state.has_served:
+        return state, []
+    return state, [
+        Event(
+            name="rollout.stalled",
+            level="error",
+            values=(
+                ("cause", counted[0]),
+                ("failures", boot.strikes),
+                ("retry_in_s", boot.retry_at - view.now),
+            ),
+        )
+    ]
+
+
+def _learn_progress(
+    state: RolloutState, view: PoolView, policy: RolloutPolicy
+) -> tuple[RolloutState, list[Event]]:
+    """Open a rollout when workers become due, count those that left, close it when none is left."""
+    waiting = due(stayers(view), view, policy)
+    leaving = due(tuple(w for w in by_age(view.workers) if is_leaving(w)), view, policy)
+    events: list[Event] = []
+    progress = state.progress
+    if progress is None and waiting:
+        reason = due_reason(waiting[0], view.now, view.generation, policy)
+        progress = Progress(started_at=view.now)
+        started = (("due", len(waiting)), ("reason", str(reason)), ("target", view.target))
+        events.append(Event(name="rollout.started", values=started))
+    if progress is None:
+        return state, events
+
+    gone = tuple(gone.worker for gone in view.departures if is_leaving(gone.worker))
+    progress = replace(progress, replaced=progress.replaced + len(due(gone, view, policy)))
+    is_complete = not waiting and not leaving and is_full(view.workers, view, policy)
+    if is_complete:
+        ended = (("replaced", progress.replaced), ("duration_s", round(view.now - progress.started_at, 3)))
+        events.append(Event(name="rollout.completed", values=ended))
+    return replace(state, progress=None if is_complete else progress), events
+
+
+def _exit_events(view: PoolView, policy: RolloutPolicy) -> list[Event]:
+    """Tell of every worker that is gone; as an error only where nobody asked it to go."""
+    return [
+        Event(
+            name="worker.exited",
+            level="info" if _was_asked(gone) and gone.worker.killed_at is None else "error",
+            values=(
+                ("pid", gone.worker.pid),
+                ("age", gone.worker.age),
+                ("generation", gone.worker.generation),
+                ("cause", gone.cause),
+                ("reason", due_reason(gone.worker, view.now, view.generation, policy) or ""),
+                ("uptime_s", round(view.now - gone.worker.spawned_at, 3)),
+            ),
+        )
+        for gone in view.departures
+    ]
+
+
+def _strike(backoff: Backoff, now: float, *, free: int = 0) -> Backoff:
+    """Count one more failed attempt, of which the first `free` cost no wait."""
+    strikes = backoff.strikes + 1
+    doublings = min(strikes - 1 - free, 16)
+    delay_s = 0.0 if doublings < 0 else min(BACKOFF_FIRST_S * 2**doublings, BACKOFF_LAST_S)
+    return Backoff(strikes=strikes, struck_at=now, retry_at=now + delay_s)
+
+
+def boot_failures(view: PoolView) -> list[str]:
+    """Why workers could not be made, or have gone before they had proved anything."""
+    return [gone.cause for gone in view.departures if _was_unproven(gone)] + list(view.lasting_errors)
+
+
+def _was_asked(gone: Departure) -> bool:
+    return gone.worker.draining_at is not None
+
+
+def _was_unproven(gone: Departure) -> bool:
+    return gone.worker.ready_at is None and not _was_asked(gone)
+
+
+def _died_early(gone: Departure, now: float) -> bool:
+    ready_at = gone.worker.ready_at
+    return not _was_asked(gone) and ready_at is not None and now - ready_at < EARLY_DEATH_S
