@@ -13,27 +13,33 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 from gunicorn import sock
 from gunicorn.errors import HaltServer
 
-from airflow_arbiter import events, logconfig, logfiles, settings
+from airflow_arbiter import events, logconfig, logfiles, memory, settings
 from airflow_arbiter.children import WorkerKeeper
 from airflow_arbiter.errors import ArbiterError
+from airflow_arbiter.memory import Container
 from airflow_arbiter.observation import view_of
 from airflow_arbiter.pool import (
     Action,
     Drain,
+    Dump,
     Halt,
     Kill,
     PoolView,
+    Quit,
     RolloutPolicy,
     RolloutState,
     Spawn,
+    Stop,
 )
 from airflow_arbiter.proctitle import set_title
 from airflow_arbiter.rollout import IDLE_WAKE_S, plan
+from airflow_arbiter.turns import SPAWN_BUDGET_S, Turns
 from airflow_arbiter.wakeup import Wakeup
 
 if sys.version_info >= (3, 11):
@@ -41,8 +47,8 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import assert_never
 
-QUICK_STOP_S = 2.0
-"""What workers get to leave in a quick stop."""
+EXIT_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+"""Each makes a graceful stop that is under way a quick one."""
 
 _FIXED_SETTINGS = ("bind", "pidfile", "user", "group", "daemon", "umask")
 """What only a restart can change; SIGHUP keeps the old values and says so."""
@@ -61,6 +67,10 @@ class AirflowArbiter(WorkerKeeper):
         self._state = RolloutState()
         self._spawn_errors: list[str] = []
         self._lasting_errors: list[str] = []
+        self._stop: Stop | None = None
+        self._started_at = time.monotonic()
+        self._turns = Turns()
+        self._container = Container()
         self._wake_in_s = IDLE_WAKE_S
         self._title = ""
         super().__init__(app)
@@ -99,6 +109,12 @@ class AirflowArbiter(WorkerKeeper):
 
     def _observe(self) -> PoolView:
         self.reap_workers()  # also without a SIGCHLD: the next turn heals a signal that was missed
+        if self._container.is_limited or self._policy.memory_limit_bytes:
+            memory.sample(
+                self.WORKERS.values(),
+                interval_s=self.cfg.worker_memory_interval,
+                limit_bytes=self._policy.memory_limit_bytes,
+            )
         workers = tuple(map(view_of, self.WORKERS.values()))
         departures, self.departures = tuple(self.departures), []
         spawn_errors, self._spawn_errors = tuple(self._spawn_errors), []
@@ -112,6 +128,8 @@ class AirflowArbiter(WorkerKeeper):
             departures=departures,
             spawn_errors=spawn_errors,
             lasting_errors=lasting_errors,
+            memory_room_bytes=self._container.room_bytes(),
+            stop=self._stop,
         )
 
     def _act(self, action: Action) -> None:
@@ -120,6 +138,10 @@ class AirflowArbiter(WorkerKeeper):
                 self._do_spawn(action)
             case Drain():
                 self._do_drain(action)
+            case Quit():
+                self.kill_worker(action.pid, signal.SIGQUIT)
+            case Dump():
+                self.ask_stacks(action.pid)
             case Kill():
                 self._do_kill(action)
             case Halt():
@@ -129,6 +151,9 @@ class AirflowArbiter(WorkerKeeper):
 
     def _do_spawn(self, action: Spawn) -> None:
         for _ in range(action.count):
+            if self._turns.elapsed_s > SPAWN_BUDGET_S:
+                self._wake_in_s = 0.0  # the next turn plans the rest anew
+                return
             try:
                 pid = self.spawn_worker(must_prove=action.must_prove)
             except Exception as error:
@@ -147,6 +172,7 @@ class AirflowArbiter(WorkerKeeper):
     def _do_kill(self, action: Kill) -> None:
         worker = self.WORKERS[action.pid]
         worker.kill_cause = action.cause
+        self.tell_stacks(action.pid)
         events.publish("worker.killed", level="error", pid=action.pid, age=action.age, cause=action.cause)
         self.kill_worker(action.pid, signal.SIGKILL)
 
@@ -175,8 +201,10 @@ class AirflowArbiter(WorkerKeeper):
         :param timeout: longest sleep, in seconds.
         :return: the signals that came, in order.
         """
+        self._turns.end()
         if self.SIG_QUEUE.empty():
             self._wakeup.wait(min(timeout, self._wake_in_s))
+        self._turns.begin()
         signals: list[int] = []
         while not self.SIG_QUEUE.empty():
             sig = self.SIG_QUEUE.get_nowait()
@@ -262,30 +290,22 @@ class AirflowArbiter(WorkerKeeper):
         """
         sock.close_sockets(self.LISTENERS, unlink=self._owns_socket_files())
         self.LISTENERS = []
-        self.kill_workers(signal.SIGTERM if graceful else signal.SIGQUIT)
-        deadline = time.monotonic() + (self.cfg.graceful_timeout if graceful else QUICK_STOP_S)
-        while self.WORKERS and (left_s := deadline - time.monotonic()) > 0:
-            self._wake_in_s = left_s
-            pending = self.wait_for_signals(timeout=IDLE_WAKE_S)
-            if graceful and {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}.intersection(pending):
-                graceful = False
-                self.log.info("Quick shutdown requested")
-                self.kill_workers(signal.SIGQUIT)
-                deadline = min(deadline, time.monotonic() + QUICK_STOP_S)
-            self.reap_workers()
-        for pid, worker in self.WORKERS.items():
-            events.publish(
-                "worker.killed",
-                level="error",
-                pid=pid,
-                age=worker.age,
-                cause="missed the deadline of the stop",
-            )
-        self.kill_workers(signal.SIGKILL)
+        now = time.monotonic()
+        self._stop = Stop(began_at=now, quick_at=None if graceful else now)
         while self.WORKERS:
-            self._wake_in_s = IDLE_WAKE_S
-            self.wait_for_signals()
-            self.reap_workers()
+            self.manage_workers()
+            signals = self.wait_for_signals() if self.WORKERS else []
+            if EXIT_SIGNALS.intersection(signals) and self._stop.quick_at is None:
+                self.log.info("Quick shutdown requested")
+                self._stop = replace(self._stop, quick_at=time.monotonic())
+        self.manage_workers()  # tells of the last that went
+        self._turns.end()
+        events.publish(
+            "arbiter.stopped",
+            uptime_s=round(time.monotonic() - self._started_at, 3),
+            workers_spawned=self._stats["workers_spawned"],
+            longest_turn_ms=round(self._turns.longest_s * 1000, 1),
+        )
 
     def _owns_socket_files(self) -> bool:
         """Whether the files of Unix sockets are ours to remove: not during an upgrade, not systemd's."""

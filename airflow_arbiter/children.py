@@ -15,11 +15,12 @@ import signal
 import sys
 import time
 import traceback
+from dataclasses import asdict
 from typing import Any
 
 from gunicorn.arbiter import Arbiter
 
-from airflow_arbiter import events
+from airflow_arbiter import events, stacks
 from airflow_arbiter.observation import exit_cause, view_of
 from airflow_arbiter.pool import Departure
 from airflow_arbiter.workers import AirflowUvicornWorker
@@ -86,22 +87,12 @@ class WorkerKeeper(Arbiter):
         worker.must_prove = must_prove
         worker.jitter = random.random()
         worker.notify_fd = self.notify_fd
-        self.cfg.pre_fork(self, worker)
         try:
-            self.app.prepare_fork()
-        except Exception:
-            # What cannot be given back must not keep the service from its workers.
-            events.publish_exception("worker.prepare_failed", level="warning", age=worker.age)
-
-        # What is still in the buffers would be written once more by every child. They may be closed, or full.
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(AttributeError, OSError, ValueError):
-                stream.flush()
-        # A signal between the fork and the worker's own handlers would be swallowed by a copy of our queue.
-        signal.pthread_sigmask(signal.SIG_BLOCK, worker.SIGNALS)
-        try:
+            self._prepare_fork(worker)
+            # A signal between the fork and the worker's own handlers would go into a copy of our queue.
+            signal.pthread_sigmask(signal.SIG_BLOCK, worker.SIGNALS)
             pid = os.fork()
-        except OSError:
+        except BaseException:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, worker.SIGNALS)
             worker.tmp.close()
             worker.status.close()
@@ -121,6 +112,23 @@ class WorkerKeeper(Arbiter):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, worker.SIGNALS)
         return pid
 
+    def _prepare_fork(self, worker: AirflowUvicornWorker) -> None:
+        """
+        Leave nothing to a child that is the master's alone.
+
+        :raises Exception: whatever the hook ``pre_fork`` raises.
+        """
+        self.cfg.pre_fork(self, worker)
+        try:
+            self.app.prepare_fork()
+        except Exception:
+            # What cannot be given back must not keep the service from its workers.
+            events.publish_exception("worker.prepare_failed", level="warning", age=worker.age)
+        # What is still in the buffers would be written once more by every child. They may be closed, or full.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError, OSError, ValueError):
+                stream.flush()
+
     def _be_worker(self, worker: AirflowUvicornWorker) -> None:
         """
         Live the worker's life. Runs in the child.
@@ -135,6 +143,7 @@ class WorkerKeeper(Arbiter):
             worker.init_signals()
             for sibling in self.WORKERS.values():
                 sibling.tmp.close()
+                sibling.status.close()
             self.cfg.post_fork(self, worker)
             worker.init_process()
         except SystemExit as error:
@@ -166,12 +175,36 @@ class WorkerKeeper(Arbiter):
             if worker.draining_at is not None:
                 return
             worker.draining_at = time.monotonic()
+        if sig == signal.SIGQUIT:
+            worker.quit_at = time.monotonic()
         if sig == signal.SIGKILL:
             worker.killed_at = time.monotonic()
         if sig in (signal.SIGTERM, signal.SIGKILL):
             self._stats["workers_killed"] += 1
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, sig)
+
+    def ask_stacks(self, pid: int) -> None:
+        """Ask a worker what it is doing, for :meth:`tell_stacks`."""
+        worker = self.WORKERS[pid]
+        worker.dumped_at = time.monotonic()
+        stacks.clear(worker.status.fd)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, stacks.SIGNAL)
+
+    def tell_stacks(self, pid: int) -> None:
+        """Log what a worker has told of what it is doing."""
+        worker = self.WORKERS[pid]
+        answer = stacks.read(worker.status.fd)
+        requests = "unknown" if answer.requests is None else [asdict(held) for held in answer.requests]
+        events.publish(
+            "worker.stacks",
+            level="error",
+            pid=pid,
+            age=worker.age,
+            requests=requests,
+            stack=answer.stacks or "(nothing came: the process is stopped, or had not begun)",
+        )
 
     def reap_workers(self) -> None:
         """Take the exit of every child that is gone, and keep it for the next look."""

@@ -1,5 +1,5 @@
 """
-Questions about workers and pools that every rule asks: who is available, who is due, who missed a deadline.
+Questions about workers and pools that every rule asks: who is available, who is due.
 
 Owns what these words mean, as pure functions of what was seen. Decides nothing; the decisions are in
 :mod:`airflow_arbiter.rollout`. Times are seconds of one monotonic clock.
@@ -7,7 +7,13 @@ Owns what these words mean, as pure functions of what was seen. Decides nothing;
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 from airflow_arbiter.pool import PoolView, Reason, RolloutPolicy, RolloutState, WorkerView
+
+SAMPLES_OVER = 3
+"""Samples in a row above the memory limit that make a worker due; one may be a single large request."""
 
 # -- one worker
 # ------------------------------------------------------------------------------------------------
@@ -37,18 +43,10 @@ def due_reason(worker: WorkerView, now: float, generation: int, policy: RolloutP
         return "generation"
     if worker.retire_reason is not None:
         return worker.retire_reason
+    if is_over_memory(worker, policy) and now >= _may_retire_at(worker, policy):
+        return "memory"
     expiry = expires_at(worker, policy)
     return "age" if expiry is not None and now >= expiry else None
-
-
-def overdue(worker: WorkerView, now: float, policy: RolloutPolicy, state: RolloutState) -> str | None:
-    """Which deadline the worker has missed, in words, or None."""
-    if worker.killed_at is not None:
-        return None
-    for deadline, cause in deadlines(worker, policy, state):
-        if now >= deadline:
-            return cause
-    return None
 
 
 def expires_at(worker: WorkerView, policy: RolloutPolicy) -> float | None:
@@ -58,37 +56,32 @@ def expires_at(worker: WorkerView, policy: RolloutPolicy) -> float | None:
     return worker.ready_at + policy.refresh_interval_s * (1 + policy.refresh_jitter * worker.jitter)
 
 
+def is_over_memory(worker: WorkerView, policy: RolloutPolicy) -> bool:
+    """Whether the worker holds more private memory than it may, for long enough to mean it."""
+    return bool(policy.memory_limit_bytes) and worker.samples_over >= SAMPLES_OVER
+
+
+def was_over_memory_young(worker: WorkerView, policy: RolloutPolicy) -> bool:
+    """Whether it passed the memory limit in its first time, as its successor will too."""
+    return worker.over_since < _may_retire_at(worker, policy)
+
+
+def _may_retire_at(worker: WorkerView, policy: RolloutPolicy) -> float:
+    return math.inf if worker.ready_at is None else worker.ready_at + policy.min_lifetime_s
+
+
 def is_leaving(worker: WorkerView) -> bool:
     """Whether the worker was asked to leave, or killed."""
     return worker.draining_at is not None or worker.killed_at is not None
 
 
-def deadlines(worker: WorkerView, policy: RolloutPolicy, state: RolloutState) -> list[tuple[float, str]]:
-    """The deadlines that hold for the worker now, each with what to say when it is missed."""
-
-    def after(start: float, limit_s: float) -> float:
-        return max(start, state.resumed_at) + limit_s
-
-    found: list[tuple[float, str]] = []
-    if worker.draining_at is not None:
-        cause = f"missed its drain deadline of {policy.drain_timeout_s:g} s"
-        found.append((after(worker.draining_at, policy.drain_timeout_s), cause))
-    if worker.listening_at is None:
-        cause = f"missed its boot deadline of {policy.boot_timeout_s:g} s"
-        cause += f": {worker.trouble}" if worker.trouble else ""
-        found.append((after(worker.spawned_at, policy.boot_timeout_s), cause))
-    elif policy.heartbeat_timeout_s:
-        cause = f"missed its heartbeat deadline of {policy.heartbeat_timeout_s:g} s"
-        found.append((after(_heard_at(worker), policy.heartbeat_timeout_s), cause))
-    return found
-
-
-def _heard_at(worker: WorkerView) -> float:
+def heard_at(worker: WorkerView) -> float:
+    """When the worker last gave a sign of life."""
     return max(worker.beat_at or worker.spawned_at, worker.listening_at or worker.spawned_at)
 
 
 def _is_silent(worker: WorkerView, now: float, policy: RolloutPolicy) -> bool:
-    return bool(policy.heartbeat_timeout_s) and now >= _heard_at(worker) + policy.heartbeat_timeout_s
+    return bool(policy.heartbeat_timeout_s) and now >= heard_at(worker) + policy.heartbeat_timeout_s
 
 
 # -- the pool
@@ -118,3 +111,8 @@ def stayers(view: PoolView) -> tuple[WorkerView, ...]:
 def by_age(workers: tuple[WorkerView, ...]) -> tuple[WorkerView, ...]:
     """In the order in which they were spawned."""
     return tuple(sorted(workers, key=lambda worker: worker.age))
+
+
+def in_force(policy: RolloutPolicy, view: PoolView, state: RolloutState) -> RolloutPolicy:
+    """The policy without the reason that does not help: a memory limit that every worker passes."""
+    return replace(policy, memory_limit_bytes=0) if view.generation < state.memory_off_until else policy

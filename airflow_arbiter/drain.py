@@ -20,11 +20,15 @@ import socket
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import asdict
 from types import FrameType
 from typing import Any
 
 from uvicorn.config import Config
 from uvicorn.server import Server
+
+from airflow_arbiter.stacks import HeldRequest
+from airflow_arbiter.tracking import held_requests, holds_request
 
 TICK_S = 1.0
 """How often an idle server refreshes its Date header."""
@@ -93,6 +97,10 @@ class DrainingServer(Server):
     def in_flight(self) -> int:
         """Requests, and WebSockets, that are being served now."""
         return len(self.server_state.tasks)
+
+    def held_requests(self) -> list[HeldRequest]:
+        """The requests that are not answered yet, and the WebSockets that are open."""
+        return held_requests(self.server_state.connections, time.monotonic())
 
     # -- until the drain -------------------------------------------------------------------------------------
 
@@ -209,7 +217,7 @@ class DrainingServer(Server):
             if _has_shaken_hands(connection) and connection not in self._closing_since:
                 self._closing_since[connection] = now
                 connection.shutdown()
-        elif connection.cycle is not None and not connection.cycle.response_complete:
+        elif holds_request(connection):
             self._idle_since.pop(connection, None)
             cycle = connection.cycle
             if not cycle.response_started and _CLOSE not in cycle.default_headers:
@@ -231,20 +239,26 @@ class DrainingServer(Server):
             transport.abort()
 
     async def _cut(self) -> None:
-        """Cancel what is left, and close its connections."""
+        """
+        Cancel what is left, and close its connections.
+
+        One whose request ignores that stays open: the master will ask what it is, and end the process.
+        """
         tasks = list(self.server_state.tasks)
         _logger.error(
             "Cut %d request(s) and %d connection(s) that were left %.1f s after the drain began",
             len(tasks),
             len(self.server_state.connections),
             self._drain_limit_s,
+            extra={"requests": [asdict(request) for request in self.held_requests()]},
         )
         for task in tasks:
             task.cancel()
-        for connection in list(self.server_state.connections):
-            connection.transport.close()
         if tasks:
             await asyncio.wait(tasks, timeout=LOOK_S)
+        for connection in list(self.server_state.connections):
+            if not holds_request(connection):
+                connection.transport.close()
 
 
 def _noting(protocol_class: Any, accepted: weakref.WeakSet[Any]) -> Any:

@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from airflow_arbiter.conditions import by_age, due, due_reason, is_full, is_leaving, stayers
+from airflow_arbiter.conditions import (
+    by_age,
+    due,
+    due_reason,
+    in_force,
+    is_full,
+    is_leaving,
+    stayers,
+    was_over_memory_young,
+)
 from airflow_arbiter.pool import (
     Backoff,
     Departure,
@@ -25,6 +34,9 @@ SUSPENDED_AFTER_S = 2.0
 
 EARLY_DEATH_S = 60.0
 """A worker that dies within this time of becoming ready has died soon after birth."""
+
+MEMORY_FLAPS = 2
+"""Workers in a row that had passed the memory limit young, after which the limit is too low."""
 
 BACKOFF_FIRST_S = 1.0
 BACKOFF_LAST_S = 60.0
@@ -42,27 +54,55 @@ def learn(view: PoolView, policy: RolloutPolicy) -> tuple[RolloutState, list[Eve
         has_served=state.has_served or any(w.listening_at is not None for w in seen),
         has_proved=state.has_proved or any(w.ready_at is not None for w in seen),
     )
-    state, events = _learn_failures(state, view, policy)
-    state, more = _learn_progress(state, view, policy)
-    return state, [*_exit_events(view, policy), *more, *events]
+    state, on_memory = _learn_memory(state, view, policy)
+    exits = _exit_events(view, policy)
+    policy = in_force(policy, view, state)
+    state, on_boots = _learn_boot_failures(state, view, policy)
+    state, on_crashes = _learn_crashes(state, view)
+    state, on_progress = _learn_progress(state, view, policy)
+    return state, [*exits, *on_memory, *on_progress, *on_boots, *on_crashes]
 
 
-def _learn_failures(
+def _learn_memory(
     state: RolloutState, view: PoolView, policy: RolloutPolicy
 ) -> tuple[RolloutState, list[Event]]:
     """
-    Count strikes, and forget them after a success.
+    Notice a memory limit that is too low for any worker, and let go of it until the next generation.
+
+    One worker may pass the limit young by a single large request; when the next one that is replaced for its
+    memory has done so too, replacing does not help.
+    """
+    if view.generation < state.memory_off_until:
+        return state, []
+    flaps = state.memory_flaps
+    for gone in view.departures:
+        if _was_asked(gone) and due_reason(gone.worker, view.now, view.generation, policy) == "memory":
+            flaps = flaps + 1 if was_over_memory_young(gone.worker, policy) else 0
+    if flaps < MEMORY_FLAPS:
+        return replace(state, memory_flaps=flaps), []
+    values = (
+        ("limit_bytes", policy.memory_limit_bytes),
+        ("lifetime_s", policy.min_lifetime_s),
+        ("because", "new workers pass it too; none is replaced for its memory until the next reload"),
+    )
+    event = Event(name="memory.limit_too_low", level="error", values=values)
+    return replace(state, memory_flaps=0, memory_off_until=view.generation + 1), [event]
+
+
+def _learn_boot_failures(
+    state: RolloutState, view: PoolView, policy: RolloutPolicy
+) -> tuple[RolloutState, list[Event]]:
+    """
+    Count newcomers that failed, and forget them after a success.
 
     Workers spawned before the last strike belong to the attempt that was counted: ten of them that fail
     together are one strike.
     """
-    boot, crash = state.boot_backoff, state.crash_backoff
-    has_success = any(w.ready_at is not None and w.ready_at > boot.struck_at for w in view.workers)
+    backoff = state.boot_backoff
+    has_success = any(w.ready_at is not None and w.ready_at > backoff.struck_at for w in view.workers)
     is_at_rest = is_full(view.workers, view, policy) and not due(stayers(view), view, policy)
     if has_success or is_at_rest:
-        boot = Backoff()
-    if crash.strikes and view.now >= crash.retry_at + EARLY_DEATH_S:
-        crash = Backoff()
+        backoff = Backoff()
 
     failures = [
         (gone.worker.spawned_at, f"worker {gone.worker.age} {gone.cause}")
@@ -72,32 +112,41 @@ def _learn_failures(
     failures += [
         (view.now, f"could not be spawned: {error}") for error in (*view.spawn_errors, *view.lasting_errors)
     ]
-    counted = [cause for spawned_at, cause in failures if spawned_at >= boot.struck_at]
+    counted = [cause for spawned_at, cause in failures if spawned_at >= backoff.struck_at]
     if counted:
-        boot = _strike(boot, view.now)
-    if any(
-        _died_early(gone, view.now) and gone.worker.spawned_at >= crash.struck_at for gone in view.departures
-    ):
-        crash = _strike(crash, view.now, free=1)
-
+        backoff = _strike(backoff, view.now)
     if any(not _was_asked(gone) and gone.worker.ready_at is not None for gone in view.departures):
         # Lost capacity is worth an attempt at once, whatever became of the newcomers before.
-        boot = replace(boot, retry_at=min(boot.retry_at, view.now))
+        backoff = replace(backoff, retry_at=min(backoff.retry_at, view.now))
 
-    state = replace(state, boot_backoff=boot, crash_backoff=crash)
+    state = replace(state, boot_backoff=backoff)
     if not counted or not state.has_served:
         return state, []
-    return state, [
-        Event(
-            name="rollout.stalled",
-            level="error",
-            values=(
-                ("cause", counted[0]),
-                ("failures", boot.strikes),
-                ("retry_in_s", boot.retry_at - view.now),
-            ),
-        )
+    return state, [_waiting("rollout.stalled", cause=counted[0], backoff=backoff, now=view.now)]
+
+
+def _learn_crashes(state: RolloutState, view: PoolView) -> tuple[RolloutState, list[Event]]:
+    """Count workers that died soon after birth: the first is replaced at once, the next ones after a wait."""
+    backoff = state.crash_backoff
+    if backoff.strikes and view.now >= backoff.retry_at + EARLY_DEATH_S:
+        backoff = Backoff()
+    causes = [
+        f"worker {gone.worker.age} {gone.cause}"
+        for gone in view.departures
+        if _died_early(gone, view.now) and gone.worker.spawned_at >= backoff.struck_at
     ]
+    if causes:
+        backoff = _strike(backoff, view.now, free=1)
+    state = replace(state, crash_backoff=backoff)
+    if not causes or backoff.retry_at <= view.now:
+        return state, []
+    return state, [_waiting("respawn.delayed", cause=causes[0], backoff=backoff, now=view.now)]
+
+
+def _waiting(name: str, *, cause: str, backoff: Backoff, now: float) -> Event:
+    """Tell of a wait, and of what it is for."""
+    values = (("cause", cause), ("failures", backoff.strikes), ("retry_in_s", backoff.retry_at - now))
+    return Event(name=name, level="error", values=values)
 
 
 def _learn_progress(

@@ -27,8 +27,13 @@ def view_of(worker: AirflowUvicornWorker) -> WorkerView:
         beat_at=status.beat_at,
         retire_reason=status.retire_reason,
         draining_at=min(draining, default=None),
+        quit_at=worker.quit_at,
+        dumped_at=worker.dumped_at,
         killed_at=worker.killed_at,
         trouble=describe(status.probe_code) if status.probe_at is not None else "",
+        private_bytes=worker.memory.private_bytes,
+        samples_over=worker.memory.over,
+        over_since=worker.memory.over_since,
     )
 
 

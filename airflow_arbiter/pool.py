@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Reason = Literal["age", "requests", "memory", "generation", "command"]
+DrainReason = Reason | Literal["scale", "surplus", "stop"]
 Phase = Literal["idle", "progressing", "stalled"]
 Level = Literal["info", "warning", "error"]
 
@@ -28,6 +29,8 @@ class RolloutPolicy:
     :param min_ready_s: seconds ready before a worker counts as available.
     :param heartbeat_timeout_s: seconds of silence after which a serving worker is hung; 0 never.
     :param drain_timeout_s: seconds from the request to leave until the worker must be gone.
+    :param memory_limit_bytes: private memory at which a worker is due; 0 turns that reason off.
+    :param min_lifetime_s: seconds ready before a worker may be replaced for its memory.
     :raises ValueError: for a value out of its range.
     """
 
@@ -38,6 +41,8 @@ class RolloutPolicy:
     min_ready_s: float = 0.0
     heartbeat_timeout_s: float = 30.0
     drain_timeout_s: float = 30.0
+    memory_limit_bytes: int = 0
+    min_lifetime_s: float = 60.0
 
     def __post_init__(self) -> None:
         for name in (
@@ -47,6 +52,8 @@ class RolloutPolicy:
             "min_ready_s",
             "heartbeat_timeout_s",
             "drain_timeout_s",
+            "memory_limit_bytes",
+            "min_lifetime_s",
         ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be a finite number, 0 or more, not {getattr(self, name)!r}")
@@ -67,8 +74,13 @@ class WorkerView:
     :param beat_at: last heartbeat.
     :param retire_reason: why the worker itself, or an operator, wants it replaced.
     :param draining_at: since when it was asked to leave.
+    :param quit_at: when it was asked to leave at once.
+    :param dumped_at: when it was last asked for its stacks.
     :param killed_at: when SIGKILL was sent.
     :param trouble: why it is not ready, in words, as far as known.
+    :param private_bytes: memory that nobody shares with it (USS), as last sampled.
+    :param samples_over: samples in a row, up to the last, that were above the limit.
+    :param over_since: when the first of these was taken.
     """
 
     pid: int
@@ -81,8 +93,13 @@ class WorkerView:
     beat_at: float | None = None
     retire_reason: Reason | None = None
     draining_at: float | None = None
+    quit_at: float | None = None
+    dumped_at: float | None = None
     killed_at: float | None = None
     trouble: str = ""
+    private_bytes: int | None = None
+    samples_over: int = 0
+    over_since: float = math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +146,8 @@ class RolloutState:
     :param resumed_at: when we last came back from a pause; no deadline counts time before it.
     :param boot_backoff: waits after newcomers that failed.
     :param crash_backoff: waits after workers that died soon after birth.
+    :param memory_flaps: workers in a row that were replaced for a memory limit which they had passed young.
+    :param memory_off_until: generation before which nobody is replaced for memory.
     """
 
     has_served: bool = False
@@ -138,6 +157,8 @@ class RolloutState:
     boot_backoff: Backoff = field(default_factory=Backoff)
     crash_backoff: Backoff = field(default_factory=Backoff)
     progress: Progress | None = None
+    memory_flaps: int = 0
+    memory_off_until: int = 0
 
     @property
     def phase(self) -> Phase:
@@ -153,6 +174,16 @@ class RolloutState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """
+    The whole server is to end: since when, and since when in a hurry, if it is.
+    """
+
+    began_at: float
+    quick_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolView:
     """
     One look at the world.
@@ -162,6 +193,8 @@ class PoolView:
     :param departures: workers that went since the last turn.
     :param spawn_errors: why processes could not be made since the last turn, for want of something.
     :param lasting_errors: the same where time alone does not help, e.g. a hook that raises.
+    :param memory_room_bytes: what the container may still take before the kernel kills; None without a limit.
+    :param stop: whether the server is to end.
     """
 
     now: float
@@ -172,6 +205,8 @@ class PoolView:
     departures: tuple[Departure, ...] = ()
     spawn_errors: tuple[str, ...] = ()
     lasting_errors: tuple[str, ...] = ()
+    memory_room_bytes: int | None = None
+    stop: Stop | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +228,23 @@ class Drain:
 
     pid: int
     age: int
-    reason: Reason | Literal["scale", "surplus"]
+    reason: DrainReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quit:
+    """Ask a worker to leave at once, whatever it has."""
+
+    pid: int
+    age: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dump:
+    """Ask a worker that missed a deadline for its stacks and the requests that it holds."""
+
+    pid: int
+    age: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +263,7 @@ class Halt:
     cause: str
 
 
-Action = Spawn | Drain | Kill | Halt
+Action = Spawn | Drain | Quit | Dump | Kill | Halt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,7 +40,13 @@ OURS = "airflow_arbiter"
 THEIRS = "airflow"
 """The values of ``[api] gunicorn_arbiter``."""
 
-_OUR_OPTIONS = ("worker_refresh_jitter", "worker_boot_timeout", "min_ready_seconds", "health_check_timeout")
+_OUR_OPTIONS = (
+    "worker_refresh_jitter",
+    "worker_boot_timeout",
+    "min_ready_seconds",
+    "health_check_timeout",
+    "worker_max_memory",
+)
 """Those of our settings that mean the same in the ``[api]`` section; checked where all settings are."""
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")

@@ -57,6 +57,12 @@ _OPTIONS = {
         "5",
         "Seconds to wait for the answer to one health check; above 0.",
     ),
+    "worker_max_memory": _option(
+        "string",
+        "0",
+        "Private memory at which a worker is replaced, in bytes or as ``512M``, ``1.5G``; 0 never. Private\n"
+        "is what no other process shares: far less than ``ps`` shows.",
+    ),
     "reload_on_plugin_change": _option(
         "boolean",
         "False",

@@ -16,25 +16,29 @@ from __future__ import annotations
 
 from airflow_arbiter.conditions import (
     available,
-    deadlines,
+    by_age,
     due,
     due_reason,
     expires_at,
+    in_force,
     is_available,
     is_full,
-    overdue,
     stayers,
 )
+from airflow_arbiter.deadlines import ends, missed, moments
 from airflow_arbiter.history import boot_failures, learn
 from airflow_arbiter.pool import (
+    Action,
     Drain,
+    Event,
     Halt,
-    Kill,
     Plan,
     PoolView,
+    Quit,
     RolloutPolicy,
     RolloutState,
     Spawn,
+    Stop,
     WorkerView,
 )
 
@@ -52,6 +56,9 @@ IDLE_WAKE_S = 1.0
 #
 # Worker 5 fails instead: strike 1, wait 1 s, spawn worker 6; fails again: wait 2 s ... The available workers
 # stay 4 throughout, whatever the newcomers do, because only a *spare* available worker pays for a drain.
+#
+# The container has no memory for a fifth worker: drain worker 1 at once, and spawn worker 5 when it has left;
+# the available workers are 3 meanwhile, and worker 2 waits until they are 4 again.
 def plan(view: PoolView, policy: RolloutPolicy) -> Plan:
     """
     Decide what to do about the pool.
@@ -60,26 +67,47 @@ def plan(view: PoolView, policy: RolloutPolicy) -> Plan:
     :param policy: the world as it should be.
     """
     state, events = learn(view, policy)
-    staying = stayers(view)
-
+    policy = in_force(policy, view, state)
+    if view.stop is not None:
+        return _plan_stop(view, view.stop, policy, state, events)
     if not state.has_served and (causes := boot_failures(view)):
         return Plan(
             actions=(Halt(cause=causes[0]),), state=state, events=tuple(events), wake_in_s=IDLE_WAKE_S
         )
 
-    kills = [
-        Kill(pid=worker.pid, age=worker.age, cause=cause)
-        for worker in view.workers
-        if (cause := overdue(worker, view.now, policy, state))
-    ]
-    staying = _without(staying, kills)
+    ended = ends(view, policy, state)
+    staying = tuple(w for w in stayers(view) if missed(w, view, policy, state) is None)
     drains = _drains(staying, view, policy)
     staying = _without(staying, drains)
+    in_place = _in_place(staying, view, policy, state)
+    if in_place is not None:
+        drains.append(in_place)
+        events.append(_in_place_event(in_place, view))
+        staying = _without(staying, [in_place])
     count = _spawn_count(staying, view, policy, state)
     spawns = [Spawn(count=count, must_prove=state.has_proved)] if count else []
 
     return Plan(
-        actions=(*kills, *drains, *spawns),
+        actions=(*ended, *drains, *spawns),
+        state=state,
+        events=tuple(events),
+        wake_in_s=_wake_in_s(view, policy, state),
+    )
+
+
+def _plan_stop(
+    view: PoolView, stop: Stop, policy: RolloutPolicy, state: RolloutState, events: list[Event]
+) -> Plan:
+    """Decide about the pool of a server that ends: nobody new, and everybody asked to leave."""
+    staying = tuple(w for w in view.workers if missed(w, view, policy, state) is None and not w.killed_at)
+    if stop.quick_at is None:
+        asks: list[Action] = [
+            Drain(pid=w.pid, age=w.age, reason="stop") for w in by_age(staying) if w.draining_at is None
+        ]
+    else:
+        asks = [Quit(pid=w.pid, age=w.age) for w in by_age(staying) if w.quit_at is None]
+    return Plan(
+        actions=(*ends(view, policy, state), *asks),
         state=state,
         events=tuple(events),
         wake_in_s=_wake_in_s(view, policy, state),
@@ -101,8 +129,28 @@ def drain_budget(staying: tuple[WorkerView, ...], view: PoolView, policy: Rollou
 
 
 def surge_room(view: PoolView, policy: RolloutPolicy) -> int:
-    """How many more processes may live, those counted that are leaving."""
-    return max(0, view.target + effective_surge(view.target, policy) - len(view.workers))
+    """
+    How many more processes may live, those counted that are leaving.
+
+    Up to the target always; beyond it the surge, as far as the container has memory for it.
+    """
+    live = len(view.workers)
+    surge = min(effective_surge(view.target, policy), max(live - view.target, 0) + workers_that_fit(view))
+    return max(0, view.target + surge - live)
+
+
+def workers_that_fit(view: PoolView) -> int:
+    """
+    How many more workers the container has memory for.
+
+    A newcomer takes what the newest ready worker holds; so will those that still boot.
+    """
+    held = [(w.age, w.private_bytes) for w in view.workers if w.private_bytes and w.ready_at is not None]
+    if view.memory_room_bytes is None or not held:
+        return view.target  # as many as any surge is
+    _, newest_bytes = max(held)
+    booting = sum(w.ready_at is None for w in view.workers)
+    return max(0, view.memory_room_bytes // newest_bytes - booting)
 
 
 # -- the steps of a plan
@@ -147,6 +195,34 @@ def _drains(staying: tuple[WorkerView, ...], view: PoolView, policy: RolloutPoli
     return drains
 
 
+def _in_place(
+    staying: tuple[WorkerView, ...], view: PoolView, policy: RolloutPolicy, state: RolloutState
+) -> Drain | None:
+    """
+    Choose the oldest due worker to leave before its successor comes, where there is no memory for both.
+
+    One at a time, out of a pool that is whole, and not while newcomers that failed are waited for.
+    """
+    waiting = due(staying, view, policy)
+    is_whole = len(view.workers) == view.target and is_full(staying, view, policy)
+    if not waiting or not is_whole or view.now < state.retry_at or workers_that_fit(view):
+        return None
+    oldest = waiting[0]
+    reason = due_reason(oldest, view.now, view.generation, policy)
+    assert reason is not None  # by the definition of due
+    return Drain(pid=oldest.pid, age=oldest.age, reason=reason)
+
+
+def _in_place_event(drain: Drain, view: PoolView) -> Event:
+    values = (
+        ("pid", drain.pid),
+        ("age", drain.age),
+        ("memory_room_bytes", view.memory_room_bytes or 0),
+        ("because", "the container has no memory for one more worker"),
+    )
+    return Event(name="worker.replaced_in_place", level="warning", values=values)
+
+
 def _spawn_count(
     staying: tuple[WorkerView, ...], view: PoolView, policy: RolloutPolicy, state: RolloutState
 ) -> int:
@@ -164,18 +240,18 @@ def _spawn_count(
 
 def _wake_in_s(view: PoolView, policy: RolloutPolicy, state: RolloutState) -> float:
     """Seconds until the next moment at which time alone changes the plan."""
-    moments = [state.retry_at]
+    instants = [state.retry_at]
     for worker in view.workers:
         if worker.killed_at is not None:
             continue
-        moments += [deadline for deadline, _ in deadlines(worker, policy, state)]
+        instants += moments(worker, view, policy, state)
         if worker.ready_at is not None and worker.draining_at is None:
-            moments.append(worker.ready_at + policy.min_ready_s)
+            instants.append(worker.ready_at + policy.min_ready_s)
             expiry = expires_at(worker, policy)
-            moments += [] if expiry is None else [expiry]
-    return min([IDLE_WAKE_S, *(moment - view.now for moment in moments if moment > view.now)])
+            instants += [] if expiry is None else [expiry]
+    return min([IDLE_WAKE_S, *(instant - view.now for instant in instants if instant > view.now)])
 
 
-def _without(workers: tuple[WorkerView, ...], gone: list[Kill] | list[Drain]) -> tuple[WorkerView, ...]:
+def _without(workers: tuple[WorkerView, ...], gone: list[Drain]) -> tuple[WorkerView, ...]:
     ages = {action.age for action in gone}
     return tuple(worker for worker in workers if worker.age not in ages)

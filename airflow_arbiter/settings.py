@@ -64,6 +64,19 @@ def _fraction(value: Any) -> float:
     return number
 
 
+def _size(value: Any) -> int:
+    """Accept a number of bytes, 0 or more, also as text that ends in K, M or G (powers of 1,024)."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:iB|B)?", value.strip(), re.IGNORECASE)
+        if match is None:
+            raise ValueError("not a size")
+        value = round(float(match[1]) * 1024.0 ** " KMG".index(match[2].upper() or " "))
+    number = _whole_number(value)
+    if number > 2**50:
+        raise ValueError("above 1 PiB")
+    return number
+
+
 def _path(value: Any) -> str | None:
     """Accept a URL path that starts with a slash; an empty one means none."""
     if value is None or value == "":
@@ -84,6 +97,7 @@ _ALLOWED: dict[Callable[[Any], Any], str] = {
     _number: "a number, 0 or more",
     _positive_number: "a number above 0",
     _fraction: "a number from 0 to 1",
+    _size: "a number of bytes, 0 or more, or such as 512M or 1.5G",
     _log_format: "console or json",
     _path: "a path that starts with '/', or nothing",
     gunicorn_config.validate_pos_int: "a whole number, 0 or more",
@@ -192,6 +206,48 @@ class HealthCheckPath(_InOurSection, Setting):
         """
 
 
+class WorkerMaxMemory(_InOurSection, Setting):
+    name = "worker_max_memory"
+    cli = ["--worker-max-memory"]
+    meta = "SIZE"
+    validator = _size
+    default = 0
+    desc = """\
+        Private memory at which a worker is replaced, in bytes or as ``512M``, ``1.5G``; 0 never.
+
+        Private is what no other process shares (USS): with ``preload_app``, far less than ``ps`` shows. A
+        worker is due after three samples in a row above the limit. Where new workers pass it as well, the log
+        says ``memory.limit_too_low`` once, and nobody is replaced for memory until the next reload.
+        """
+
+
+class WorkerMemoryInterval(_InOurSection, Setting):
+    name = "worker_memory_interval"
+    cli = ["--worker-memory-interval"]
+    meta = "SECONDS"
+    validator = _positive_number
+    type = float
+    default = 10.0
+    desc = """\
+        Time between two samples of a worker's memory, in seconds.
+
+        They are taken only where they are used: with ``worker_max_memory``, or in a container with a memory
+        limit.
+        """
+
+
+class WorkerMinLifetime(_InOurSection, Setting):
+    name = "worker_min_lifetime"
+    cli = ["--worker-min-lifetime"]
+    meta = "SECONDS"
+    validator = _number
+    type = float
+    default = 60.0
+    desc = """\
+        Time in service before which no worker is replaced for its memory, in seconds.
+        """
+
+
 class LogFormat(_InOurSection, Setting):
     name = "log_format"
     cli = ["--log-format"]
@@ -226,6 +282,9 @@ OURS: tuple[type[Setting], ...] = (
     MinReadySeconds,
     HealthCheckPath,
     HealthCheckTimeout,
+    WorkerMaxMemory,
+    WorkerMemoryInterval,
+    WorkerMinLifetime,
     LogFormat,
 )
 """Our settings in the order of the documentation."""
@@ -331,4 +390,6 @@ def policy(cfg: Config) -> RolloutPolicy:
         min_ready_s=cfg.min_ready_seconds,
         heartbeat_timeout_s=float(cfg.timeout),
         drain_timeout_s=float(cfg.graceful_timeout),
+        memory_limit_bytes=cfg.worker_max_memory,
+        min_lifetime_s=cfg.worker_min_lifetime,
     )

@@ -3,7 +3,8 @@ The status page: what one worker tells the master, in memory that both see.
 
 Owns the layout of the page and nothing else. One writer (the worker), one reader (the master), no lock: every
 field is one aligned 8-byte word, which the processor stores and loads whole, and no rule needs two fields
-from the same instant. An anonymous shared mapping needs no file, so a full disk cannot stop a heartbeat.
+from the same instant. The page is the beginning of a file in memory, so a full disk cannot stop a heartbeat;
+what comes after it in the file is for :mod:`airflow_arbiter.stacks`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import enum
 import math
 import mmap
+import os
+import tempfile
 from dataclasses import dataclass
 
 from airflow_arbiter.pool import Reason
@@ -33,7 +36,9 @@ class Field(enum.IntEnum):
     PROBE_CODE = 9
 
 
-_WORD_BYTES = 8
+PAGE_BYTES = 4096
+"""Size of the page; what comes after it in the file is not ours."""
+
 _NEVER = math.nan
 
 
@@ -65,11 +70,18 @@ class StatusPage:
     """
     The page itself. Made in the master before the fork, written in the child.
 
-    :raises OSError: when the machine has no memory for one more page.
+    :ivar fd: its memory file, which is not inherited over an exec.
+    :raises OSError: when the machine has no memory for one more page, or the process no descriptor.
     """
 
     def __init__(self) -> None:
-        self._map = mmap.mmap(-1, len(Field) * _WORD_BYTES)
+        self.fd = _memory_file()
+        try:
+            os.ftruncate(self.fd, PAGE_BYTES)
+            self._map = mmap.mmap(self.fd, PAGE_BYTES)
+        except BaseException:
+            os.close(self.fd)
+            raise
         # memoryview stores an item of a native format with one memcpy of 8 bytes, where struct.pack_into with
         # a byte-order prefix writes byte by byte and could be read half-way.
         self._words = memoryview(self._map).cast("d")
@@ -117,7 +129,16 @@ class StatusPage:
         """Give the memory back; the page cannot be used after."""
         self._words.release()
         self._map.close()
+        os.close(self.fd)
 
     def _moment(self, field: Field) -> float | None:
         value: float = self._words[field]
         return None if math.isnan(value) else value
+
+
+def _memory_file() -> int:
+    """Open a file that is in memory, where the system has such, and has no name anywhere."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("airflow-arbiter")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())

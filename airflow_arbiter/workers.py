@@ -15,6 +15,7 @@ import sys
 import time
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
 # Imported for the master: what uvicorn loads by name after the fork, loaded before it, is shared by all
 # workers and need not be read from disk by each.
@@ -27,12 +28,15 @@ from gunicorn.workers.base import Worker
 from uvicorn.config import Config
 from uvicorn_worker import UvicornWorker
 
-from airflow_arbiter import events, logfiles
+from airflow_arbiter import events, logfiles, stacks
 from airflow_arbiter.accesslog import AccessLog
 from airflow_arbiter.drain import DrainingServer
 from airflow_arbiter.health import ProbeResult, probe
+from airflow_arbiter.memory import Samples
 from airflow_arbiter.proctitle import set_title
+from airflow_arbiter.stacks import HeldRequest
 from airflow_arbiter.status import Field, StatusPage
+from airflow_arbiter.tracking import Tracker
 
 BEAT_S = 1.0
 """Longest pause between two heartbeats; a short ``timeout`` makes it shorter."""
@@ -60,9 +64,13 @@ class AirflowUvicornWorker(UvicornWorker):
     :ivar jitter: its luck in [0, 1), for the refresh interval.
     :ivar notify_fd: where one byte wakes the master.
     :ivar spawned_at: when it was made, in seconds of the monotonic clock.
-    :ivar draining_at: when the master asked it to leave, if it did; known in the master only.
-    :ivar killed_at: when the master killed it, if it did; known in the master only.
-    :ivar kill_cause: why; known in the master only.
+    :ivar draining_at: when the master asked it to leave, if it did; known in the master only, as is all that
+        follows.
+    :ivar quit_at: when the master asked it to leave at once.
+    :ivar dumped_at: when the master last asked it for its stacks.
+    :ivar killed_at: when the master killed it.
+    :ivar kill_cause: why.
+    :ivar memory: what the master has sampled of its memory.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -75,9 +83,13 @@ class AirflowUvicornWorker(UvicornWorker):
         self.notify_fd = -1
         self.spawned_at = time.monotonic()
         self.draining_at: float | None = None
+        self.quit_at: float | None = None
+        self.dumped_at: float | None = None
         self.killed_at: float | None = None
         self.kill_cause = ""
+        self.memory = Samples()
         self._server: DrainingServer | None = None
+        self._tracker: Tracker | None = None
         self._has_proved = False
         self._beat_task: asyncio.Task[None] | None = None
         self._probe_task: asyncio.Task[None] | None = None
@@ -109,6 +121,7 @@ class AirflowUvicornWorker(UvicornWorker):
         super().init_signals()
         for sig in BOOT_SIGNALS:
             signal.signal(sig, self._leave_boot)
+        stacks.answer_with(self.status.fd, self._held)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)
 
     def handle_usr1(self, _sig: int, _frame: FrameType | None) -> None:
@@ -165,6 +178,11 @@ class AirflowUvicornWorker(UvicornWorker):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, BOOT_SIGNALS)
         self._beat_task = asyncio.ensure_future(self._beat())
         self.config.load()
+        health_path = self.app.health_check_path
+        self._tracker = Tracker(
+            self.config.loaded_app, health_path=None if health_path is None else urlsplit(health_path).path
+        )
+        self.config.loaded_app = self._tracker
         limit_s = self.cfg.graceful_timeout
         self._server = DrainingServer(
             self.config,
@@ -223,9 +241,8 @@ class AirflowUvicornWorker(UvicornWorker):
             self._on_ready()
 
     async def _probe(self, path: str, state: dict[str, Any]) -> ProbeResult:
-        result = await probe(
-            self.config.loaded_app, path, state=state, timeout_s=self.cfg.health_check_timeout
-        )
+        assert self._tracker is not None
+        result = await probe(self._tracker.app, path, state=state, timeout_s=self.cfg.health_check_timeout)
         self.status.write(Field.PROBE_CODE, result.code)
         self.status.write(Field.PROBE_AT, time.monotonic())
         return result
@@ -242,9 +259,10 @@ class AirflowUvicornWorker(UvicornWorker):
         while True:
             now = time.monotonic()
             if self._server is not None:
-                self.status.write(Field.REQUESTS, self._server.requests)
+                requests = self._requests()
+                self.status.write(Field.REQUESTS, requests)
                 self.status.write(Field.IN_FLIGHT, self._server.in_flight)
-                if self._server.requests >= self.max_requests:
+                if requests >= self.max_requests:
                     self.status.retire("requests", now)
             self.status.write(Field.BEAT_AT, now)
             with contextlib.suppress(OSError):
@@ -252,6 +270,15 @@ class AirflowUvicornWorker(UvicornWorker):
             if os.getppid() != self.ppid and self._server is not None:
                 self._server.handle_exit(signal.SIGTERM, None)  # the master died: nobody else will tell us
             await asyncio.sleep(pause_s)
+
+    def _requests(self) -> int:
+        """Count the requests that were answered, less the health checks: they are no wear."""
+        assert self._server is not None
+        assert self._tracker is not None
+        return max(0, self._server.requests - self._tracker.health_checks)
+
+    def _held(self) -> list[HeldRequest]:
+        return [] if self._server is None else self._server.held_requests()
 
     def _on_listening(self) -> None:
         self.status.write_once(Field.LISTENING_AT, time.monotonic())

@@ -91,6 +91,10 @@ async def _answer(path: str, query: dict[str, list[str]], send: Any) -> None:
         status = await _health()
     elif path == "/hold":
         await asyncio.sleep(float(query["s"][0]))
+    elif path == "/stubborn":
+        await _ignore_cancellation(float(query["s"][0]))
+    elif path == "/grow":
+        _ballast.append(os.urandom(int(query["mib"][0]) * 2**20))
     elif path == "/block":
         time.sleep(float(query["s"][0]))  # noqa: ASYNC251  # that is the fault
     elif path == "/stream":
@@ -102,6 +106,18 @@ async def _answer(path: str, query: dict[str, list[str]], send: Any) -> None:
     headers = [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+_ballast: list[bytes] = []
+"""Memory that the app never gives back."""
+
+
+async def _ignore_cancellation(seconds: float) -> None:
+    fault("stubborn")
+    ends_at = time.monotonic() + seconds
+    while time.monotonic() < ends_at:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(seconds)
 
 
 async def _health() -> int:

@@ -12,16 +12,19 @@ from airflow_arbiter.pool import (
     Backoff,
     Departure,
     Drain,
+    Dump,
     Event,
     Halt,
     Kill,
     Plan,
     PoolView,
     Progress,
+    Quit,
     Reason,
     RolloutPolicy,
     RolloutState,
     Spawn,
+    Stop,
     WorkerView,
 )
 from airflow_arbiter.rollout import plan
@@ -159,6 +162,10 @@ def stalled(cause: str, failures: int, retry_in_s: float) -> Event:
     return Event(name="rollout.stalled", level="error", values=values)
 
 
+def delayed(cause: str, failures: int, retry_in_s: float) -> Event:
+    return replace(stalled(cause, failures, retry_in_s), name="respawn.delayed")
+
+
 def exited(gone: Departure, *, reason: str = "", is_error: bool = True, now: float = NOW) -> Event:
     return Event(
         name="worker.exited",
@@ -250,8 +257,8 @@ def exited(gone: Departure, *, reason: str = "", is_error: bool = True, now: flo
         ),
         pytest.param(
             look(booting(1, since=NOW - 120, trouble="not probed yet"), target=2, state=NEW),
-            decision(kill(1, "missed its boot deadline of 120 s: not probed yet"), state=NEW),
-            id="a-first-worker-that-hangs-is-killed-at-its-boot-deadline",
+            decision(Dump(pid=101, age=1), state=NEW),
+            id="a-first-worker-that-hangs-meets-its-boot-deadline",
         ),
     ],
 )
@@ -700,8 +707,342 @@ def test_the_worked_example() -> None:
     ],
 )
 def test_deadlines(seen: PoolView, policy: RolloutPolicy, expected: Plan) -> None:
-    """Startup, heartbeat and drain each have a deadline, and missing it is death."""
+    """Startup, heartbeat and drain each have a deadline; who misses it tells its stacks, and dies."""
+    assert_ends(seen, policy, expected)
+
+
+def assert_ends(seen: PoolView, policy: RolloutPolicy, expected: Plan) -> None:
+    """Hold the plan against the expected one, in which kills stand for what takes two steps."""
+    kills = [action for action in expected.actions if isinstance(action, Kill)]
+    dumps = [Dump(pid=kill.pid, age=kill.age) for kill in kills]
+    first = plan(seen, policy)
+    assert first == replace(expected, actions=(*dumps, *expected.actions[len(kills) :]))
+
+    def after(seconds: float) -> list[Action]:
+        ages = {kill.age for kill in kills}
+        workers = tuple(replace(w, dumped_at=NOW) if w.age in ages else w for w in seen.workers)
+        later = replace(seen, workers=workers, state=first.state, now=NOW + seconds)
+        return [action for action in plan(later, policy).actions if isinstance(action, (Dump, Kill))]
+
+    if kills:
+        assert after(0.25) == []
+        assert after(0.5) == kills
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        pytest.param(
+            look(ready(1), replace(ready(2, beat_at=NOW - 40), dumped_at=NOW - 0.25), target=2),
+            decision(spawn(1), wake_in_s=0.25),
+            id="it-gets-half-a-second",
+        ),
+        pytest.param(
+            look(ready(1), replace(ready(2), dumped_at=NOW - 5), target=2),
+            decision(),
+            id="who-beats-again-meanwhile-stays",
+        ),
+        pytest.param(
+            look(ready(1), replace(ready(2, beat_at=NOW - 30), dumped_at=NOW - 50), target=2),
+            decision(Dump(pid=102, age=2), spawn(1)),
+            id="an-old-answer-is-no-answer",
+        ),
+        pytest.param(
+            look(
+                ready(1),
+                replace(leaving(ready(2, beat_at=NOW - 30.5), since=NOW - 30.25), dumped_at=NOW - 0.5),
+                target=1,
+            ),
+            decision(kill(2, "missed its heartbeat deadline of 30 s")),
+            id="a-second-deadline-meanwhile-does-not-ask-again",
+        ),
+    ],
+)
+def test_stacks_before_a_kill(seen: PoolView, expected: Plan) -> None:
+    """A worker that is to be killed is asked for its stacks once, and gets half a second."""
+    assert plan(seen, POLICY) == expected
+
+
+# -- memory
+# --------------------------------------------------------------------------------------------------
+
+MIB = 2**20
+LIMITED = RolloutPolicy(memory_limit_bytes=300 * MIB)
+
+
+def holding(
+    worker: WorkerView, mib: int, *, samples_over: int = 0, over_since: float = math.inf
+) -> WorkerView:
+    """A worker whose private memory was sampled."""
+    return replace(worker, private_bytes=mib * MIB, samples_over=samples_over, over_since=over_since)
+
+
+def fat(age: int, *, over_since: float = NOW - 30, samples_over: int = 3) -> WorkerView:
+    """A worker of a good age that is above the limit."""
+    return holding(ready(age), 400, samples_over=samples_over, over_since=over_since)
+
+
+GONE_FAT = Departure(worker=leaving(fat(1)), cause="exit code 0")
+GONE_YOUNG_FAT = Departure(worker=leaving(fat(1, over_since=520.0)), cause="exit code 0")
+NO_HELP = "new workers pass it too; none is replaced for its memory until the next reload"
+OFF = replace(SERVED, memory_off_until=2)
+
+
+@pytest.mark.parametrize(
+    ("seen", "policy", "expected"),
+    [
+        pytest.param(
+            look(fat(1), ready(2), target=2),
+            LIMITED,
+            rolling(spawn(1), since=NOW, events=(started(1, "memory", 2),)),
+            id="a-worker-above-the-limit-is-due",
+        ),
+        pytest.param(
+            look(fat(1, samples_over=2), ready(2), target=2),
+            LIMITED,
+            decision(),
+            id="two-samples-are-not-enough",
+        ),
+        pytest.param(look(fat(1), ready(2), target=2), POLICY, decision(), id="no-limit"),
+        pytest.param(
+            look(holding(ready(1, since=NOW - 59.5), 400, samples_over=9, over_since=NOW - 50), target=1),
+            LIMITED,
+            decision(),
+            id="not-in-its-first-minute",
+        ),
+        pytest.param(
+            look(
+                *(ready(age) for age in (2, 3)),
+                target=2,
+                state=under_way(),
+                departures=(GONE_YOUNG_FAT,),
+            ),
+            LIMITED,
+            decision(
+                state=replace(SERVED, memory_flaps=1),
+                events=(
+                    exited(
+                        Departure(worker=leaving(fat(1)), cause="exit code 0"),
+                        reason="memory",
+                        is_error=False,
+                    ),
+                    completed(1, 60.0),
+                ),
+            ),
+            id="one-that-passed-it-young-may-be-chance",
+        ),
+        pytest.param(
+            look(
+                fat(2),
+                ready(3),
+                target=2,
+                state=replace(SERVED, memory_flaps=1),
+                departures=(GONE_YOUNG_FAT,),
+            ),
+            LIMITED,
+            decision(
+                state=OFF,
+                events=(
+                    exited(
+                        Departure(worker=leaving(fat(1)), cause="exit code 0"),
+                        reason="memory",
+                        is_error=False,
+                    ),
+                    Event(
+                        name="memory.limit_too_low",
+                        level="error",
+                        values=(
+                            ("limit_bytes", 300 * MIB),
+                            ("lifetime_s", 60.0),
+                            ("because", NO_HELP),
+                        ),
+                    ),
+                ),
+            ),
+            id="two-in-a-row-are-a-limit-that-is-too-low,-and-nobody-is-due-any-more",
+        ),
+        pytest.param(
+            look(
+                ready(2),
+                ready(3),
+                target=2,
+                state=replace(SERVED, memory_flaps=1),
+                departures=(GONE_FAT,),
+            ),
+            LIMITED,
+            decision(
+                state=SERVED,
+                events=(
+                    exited(
+                        Departure(worker=leaving(fat(1)), cause="exit code 0"),
+                        reason="memory",
+                        is_error=False,
+                    ),
+                ),
+            ),
+            id="one-that-passed-it-in-a-good-age-ends-the-row",
+        ),
+        pytest.param(
+            look(fat(1), target=1, state=OFF, generation=1),
+            LIMITED,
+            decision(state=OFF),
+            id="off-in-this-generation",
+        ),
+        pytest.param(
+            look(
+                replace(fat(1), generation=2),
+                target=1,
+                state=OFF,
+                generation=2,
+            ),
+            LIMITED,
+            decision(
+                spawn(1),
+                state=replace(OFF, progress=Progress(started_at=NOW)),
+                events=(started(1, "memory", 1),),
+            ),
+            id="on-again-in-the-next",
+        ),
+    ],
+)
+def test_memory(seen: PoolView, policy: RolloutPolicy, expected: Plan) -> None:
+    """Private memory above the limit, several times in a row and not in its youth, makes a worker due."""
     assert plan(seen, policy) == expected
+
+
+def roomy(mib: int, *workers: WorkerView, state: RolloutState = SERVED, target: int = 2) -> PoolView:
+    """A pool in a container that has so much memory left."""
+    return replace(look(*workers, target=target, state=state), memory_room_bytes=mib * MIB)
+
+
+def in_place(age: int, room_mib: int) -> Event:
+    values = (
+        ("pid", 100 + age),
+        ("age", age),
+        ("memory_room_bytes", room_mib * MIB),
+        ("because", "the container has no memory for one more worker"),
+    )
+    return Event(name="worker.replaced_in_place", level="warning", values=values)
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        pytest.param(
+            roomy(200, holding(due(1), 300), holding(ready(2), 100), state=under_way()),
+            rolling(spawn(1)),
+            id="a-newcomer-takes-what-the-newest-holds",
+        ),
+        pytest.param(
+            roomy(99, holding(due(1), 80), holding(ready(2), 100), state=under_way()),
+            rolling(drain(1), events=(in_place(1, 99),)),
+            id="the-oldest-due-leaves-first-where-one-more-does-not-fit",
+        ),
+        pytest.param(
+            roomy(99, holding(due(1), 80), holding(due(2), 100), state=under_way()),
+            rolling(drain(1), events=(in_place(1, 99),)),
+            id="one-at-a-time",
+        ),
+        pytest.param(
+            roomy(99, leaving(holding(due(1), 80)), holding(due(2), 100), state=under_way()),
+            rolling(),
+            id="nobody-comes-or-goes-while-it-leaves",
+        ),
+        pytest.param(
+            roomy(0, holding(due(2), 100), state=under_way()),
+            rolling(spawn(1)),
+            id="its-successor-comes-whatever-memory-there-is",
+        ),
+        pytest.param(
+            roomy(0, holding(due(2), 100), booting(3), state=under_way()),
+            rolling(),
+            id="the-next-waits-until-the-successor-is-ready",
+        ),
+        pytest.param(
+            roomy(
+                0,
+                holding(due(1), 100),
+                holding(ready(2), 100),
+                state=replace(
+                    under_way(), boot_backoff=Backoff(strikes=1, struck_at=NOW - 1, retry_at=NOW + 0.5)
+                ),
+            ),
+            decision(
+                state=replace(
+                    under_way(), boot_backoff=Backoff(strikes=1, struck_at=NOW - 1, retry_at=NOW + 0.5)
+                ),
+                wake_in_s=0.5,
+            ),
+            id="not-while-newcomers-fail",
+        ),
+        pytest.param(
+            roomy(250, *(holding(due(age), 100) for age in (1, 2, 3)), target=3, state=under_way()),
+            rolling(spawn(1)),
+            id="no-more-than-the-surge",
+        ),
+        pytest.param(
+            roomy(0, due(1), ready(2), state=under_way()),
+            rolling(spawn(1)),
+            id="nothing-is-known-before-a-sample",
+        ),
+    ],
+)
+def test_memory_of_the_container(seen: PoolView, expected: Plan) -> None:
+    """Where one more worker would pass the container's limit, a due one leaves before its successor comes."""
+    assert plan(seen, POLICY) == expected
+
+
+# -- the stop of the server
+# --------------------------------------------------------------------------------------------------
+
+
+def stopping(*workers: WorkerView, began_s: float = 5.0, quick_s: float | None = None) -> PoolView:
+    stop = Stop(began_at=NOW - began_s, quick_at=None if quick_s is None else NOW - quick_s)
+    return replace(look(*workers, target=2), stop=stop)
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        pytest.param(
+            stopping(ready(2), booting(1)), decision(drain(1, "stop"), drain(2, "stop")), id="all-are-asked"
+        ),
+        pytest.param(stopping(leaving(ready(1))), decision(), id="once"),
+        pytest.param(
+            stopping(quick_s=0.0),
+            decision(),
+            id="nobody-new",
+        ),
+        pytest.param(
+            stopping(leaving(ready(1)), ready(2), quick_s=0.0),
+            decision(Quit(pid=101, age=1), Quit(pid=102, age=2)),
+            id="a-quick-stop-asks-all-again",
+        ),
+        pytest.param(
+            stopping(replace(ready(1), quit_at=NOW - 1.5), quick_s=1.5),
+            decision(wake_in_s=0.5),
+            id="and-that-once",
+        ),
+        pytest.param(
+            stopping(replace(leaving(ready(1)), quit_at=NOW - 2), quick_s=2.0),
+            decision(kill(1, "missed the deadline of 2 s of a quick stop")),
+            id="a-quick-stop-has-two-seconds",
+        ),
+        pytest.param(
+            stopping(leaving(ready(1), since=NOW - 30), began_s=30),
+            decision(kill(1, "missed its drain deadline of 30 s")),
+            id="a-stop-has-the-time-of-a-drain",
+        ),
+        pytest.param(
+            stopping(killed(leaving(ready(1)))),
+            decision(),
+            id="who-was-killed-is-waited-for",
+        ),
+    ],
+)
+def test_stop(seen: PoolView, expected: Plan) -> None:
+    """At the end of the server everybody is asked to leave, nobody comes, and deadlines hold."""
+    assert_ends(seen, POLICY, expected)
 
 
 LATE = (
@@ -746,7 +1087,7 @@ LATE = (
 )
 def test_suspension(state: RolloutState, expected: Plan) -> None:
     """No deadline counts time in which we did not run."""
-    assert plan(look(*LATE, target=2, state=state), POLICY) == expected
+    assert_ends(look(*LATE, target=2, state=state), POLICY, expected)
 
 
 # -- scale
@@ -1030,7 +1371,7 @@ CRASHED = replace(SERVED, crash_backoff=Backoff(strikes=1, struck_at=NOW - 60, r
             replace(CRASHED, crash_backoff=replace(CRASHED.crash_backoff, retry_at=NOW - 59.5)),
             EARLY_CRASH,
             decision(
-                events=(exited(EARLY_CRASH),),
+                events=(exited(EARLY_CRASH), delayed("worker 2 signal SIGSEGV", 2, 1.0)),
                 state=replace(SERVED, crash_backoff=Backoff(strikes=2, struck_at=NOW, retry_at=NOW + 1)),
             ),
             id="the-second-early-one-waits-a-second",
@@ -1039,7 +1380,7 @@ CRASHED = replace(SERVED, crash_backoff=Backoff(strikes=1, struck_at=NOW - 60, r
             replace(SERVED, crash_backoff=Backoff(strikes=5, struck_at=NOW - 60, retry_at=NOW - 52)),
             EARLY_CRASH,
             decision(
-                events=(exited(EARLY_CRASH),),
+                events=(exited(EARLY_CRASH), delayed("worker 2 signal SIGSEGV", 6, 16.0)),
                 state=replace(SERVED, crash_backoff=Backoff(strikes=6, struck_at=NOW, retry_at=NOW + 16)),
             ),
             id="the-sixth-early-one-waits-16-s",

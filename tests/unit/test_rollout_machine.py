@@ -18,19 +18,25 @@ from airflow_arbiter.pool import (
     Action,
     Departure,
     Drain,
+    Dump,
     Halt,
     Kill,
     Plan,
     PoolView,
+    Quit,
     Reason,
     RolloutPolicy,
     RolloutState,
     Spawn,
+    Stop,
     WorkerView,
 )
 from airflow_arbiter.rollout import plan
 
 SUSPENDED_AFTER_S = 2.0
+DUMP_S = 0.5
+QUICK_STOP_S = 2.0
+MIB = 2**20
 FAIR_TURNS = 400
 """A backoff is a minute at most, a turn is a second at most, and a pool has a few workers."""
 
@@ -44,6 +50,8 @@ policies = st.builds(
     min_ready_s=st.sampled_from([0.0, 0.0, 2.5]),
     heartbeat_timeout_s=st.sampled_from([0.0, 2.0, 5.0]),
     drain_timeout_s=st.sampled_from([0.5, 4.0]),
+    memory_limit_bytes=st.sampled_from([0, 0, 200 * MIB]),
+    min_lifetime_s=st.sampled_from([0.0, 5.0]),
 )
 
 
@@ -63,6 +71,8 @@ class Process:
         ready_at: float | None = None,
         beat_at: float | None = None,
         draining_at: float | None = None,
+        quit_at: float | None = None,
+        dumped_at: float | None = None,
         killed_at: float | None = None,
         retire_reason: Reason | None = None,
         trouble: str | None = None,
@@ -74,10 +84,20 @@ class Process:
             ready_at=old.ready_at if ready_at is None else ready_at,
             beat_at=old.beat_at if beat_at is None else beat_at,
             draining_at=old.draining_at if draining_at is None else draining_at,
+            quit_at=old.quit_at if quit_at is None else quit_at,
+            dumped_at=old.dumped_at if dumped_at is None else dumped_at,
             killed_at=old.killed_at if killed_at is None else killed_at,
             retire_reason=old.retire_reason or retire_reason,
             trouble=old.trouble if trouble is None else trouble,
         )
+
+    def is_sampled(self, *, mib: int, limit_bytes: int, now: float) -> None:
+        """Take a sample of its private memory."""
+        old = self.view
+        is_over = bool(limit_bytes) and mib * MIB > limit_bytes
+        over_since = min(old.over_since, now) if is_over else float("inf")
+        samples_over = old.samples_over + 1 if is_over else 0
+        self.view = replace(old, private_bytes=mib * MIB, samples_over=samples_over, over_since=over_since)
 
 
 class Pool:
@@ -105,6 +125,9 @@ class Pool:
         self.looked_at: float | None = None
         self.resumed_at = float("-inf")
         self.has_listened = False
+        self.stop: Stop | None = None
+        self.room_mib: int | None = None
+        self.memory_off_until = 0
 
     # -- facts, worked out from what is there ----------------------------------------------------------------
 
@@ -134,6 +157,14 @@ class Pool:
             return "generation"
         if worker.retire_reason:
             return worker.retire_reason
+        if (
+            self.policy.memory_limit_bytes
+            and worker.samples_over >= 3
+            and worker.ready_at is not None
+            and worker.ready_at + self.policy.min_lifetime_s <= self.now
+            and self.generation >= self.memory_off_until
+        ):
+            return "memory"
         interval_s = self.policy.refresh_interval_s
         if interval_s and worker.ready_at is not None:
             life_s = interval_s * (1 + worker.jitter * self.policy.refresh_jitter)
@@ -141,23 +172,29 @@ class Pool:
                 return "age"
         return None
 
-    def missed(self, worker: WorkerView) -> set[str]:
-        """The deadlines that the worker has missed; time in which nobody ran does not count."""
-        missed = set()
+    def missed(self, worker: WorkerView) -> dict[str, float]:
+        """The deadlines that the worker has missed, and when; time in which nobody ran does not count."""
+        limits = {}
 
-        def is_past(start: float, limit_s: float) -> bool:
-            return max(start, self.resumed_at) + limit_s <= self.now
+        def limit(name: str, start: float, limit_s: float) -> None:
+            limits[name] = max(start, self.resumed_at) + limit_s
 
-        if worker.draining_at is not None and is_past(worker.draining_at, self.policy.drain_timeout_s):
-            missed.add("drain")
+        if worker.draining_at is not None:
+            limit("drain", worker.draining_at, self.policy.drain_timeout_s)
+        if self.stop is not None and self.stop.quick_at is not None:
+            limit("stop", self.stop.quick_at, QUICK_STOP_S)
         if worker.listening_at is None:
-            if is_past(worker.spawned_at, self.policy.boot_timeout_s):
-                missed.add("boot")
-        elif self.policy.heartbeat_timeout_s and is_past(
-            self.heard_at(worker), self.policy.heartbeat_timeout_s
-        ):
-            missed.add("heartbeat")
-        return missed
+            limit("boot", worker.spawned_at, self.policy.boot_timeout_s)
+        elif self.policy.heartbeat_timeout_s:
+            limit("heartbeat", self.heard_at(worker), self.policy.heartbeat_timeout_s)
+        return {name: at for name, at in limits.items() if at <= self.now}
+
+    def fits(self, workers: tuple[WorkerView, ...]) -> float:
+        """How many more workers the container's memory holds, as far as anything is known of it."""
+        held = {w.age: w.private_bytes for w in workers if w.ready_at is not None and w.private_bytes}
+        if self.room_mib is None or not held:
+            return float("inf")
+        return self.room_mib * MIB // held[max(held)] - sum(w.ready_at is None for w in workers)
 
     # -- the world moves -------------------------------------------------------------------------------------
 
@@ -188,6 +225,8 @@ class Pool:
             state=replace(self.state),
             departures=tuple(self.departures),
             spawn_errors=tuple(self.spawn_errors),
+            memory_room_bytes=None if self.room_mib is None else self.room_mib * MIB,
+            stop=self.stop,
         )
 
     def turn(self) -> Plan:
@@ -203,6 +242,7 @@ class Pool:
             worker.listening_at is not None
             for worker in (*seen.workers, *(gone.worker for gone in seen.departures))
         )
+        self.memory_off_until = result.state.memory_off_until
         self.check(seen, result)
         self.state, self.wake_in_s = result.state, result.wake_in_s
         for action in result.actions:
@@ -216,6 +256,10 @@ class Pool:
             self.spawn(action)
         elif isinstance(action, Drain):
             self.processes[action.pid].becomes(draining_at=self.now)
+        elif isinstance(action, Quit):
+            self.processes[action.pid].becomes(quit_at=self.now)
+        elif isinstance(action, Dump):
+            self.processes[action.pid].becomes(dumped_at=self.now)
         else:
             self.processes[action.pid].becomes(killed_at=self.now)
             self.processes[action.pid].kill_cause = action.cause
@@ -240,19 +284,40 @@ class Pool:
         workers = {worker.age: worker for worker in seen.workers}
         drains = [action for action in result.actions if isinstance(action, Drain)]
         kills = [action for action in result.actions if isinstance(action, Kill)]
+        dumps = [action for action in result.actions if isinstance(action, Dump)]
         spawns = [action for action in result.actions if isinstance(action, Spawn)]
-        named = [(action.age, action.pid) for action in drains] + [
-            (action.age, action.pid) for action in kills
-        ]
+        named = [(drain.age, drain.pid) for drain in drains]
+        named += [(kill.age, kill.pid) for kill in kills]
+        named += [(dump.age, dump.pid) for dump in dumps]
         assert all(workers[age].pid == pid for age, pid in named)
-        if self.check_halt(seen, result):
+        if seen.stop is not None:
+            self.check_stop(seen, result)
+        if seen.stop is None and self.check_halt(seen, result):
             return
-        self.check_kills(workers, kills)
-        self.check_drains(workers, drains, {kill.age for kill in kills})
-        named_ages = {age for age, _ in named}
+        self.check_ends(workers, dumps, kills)
+        if seen.stop is not None:
+            return
+        overdue = {age for age, worker in workers.items() if self.missed(worker)}
+        self.check_drains(workers, drains, overdue, result)
+        leaving = overdue | {drain.age for drain in drains}
         staying = [view for view in seen.workers if view.draining_at is None and view.killed_at is None]
-        left = sum(view.age not in named_ages for view in staying)
+        left = sum(view.age not in leaving for view in staying)
         self.check_spawns(seen, result, spawns, left)
+
+    def check_stop(self, seen: PoolView, result: Plan) -> None:
+        """Nobody new, and everybody who is not overdue is asked, once."""
+        assert not any(isinstance(action, (Spawn, Halt)) for action in result.actions)
+        asked = [action.age for action in result.actions if isinstance(action, (Drain, Quit))]
+        kind: type[Action] = Drain if seen.stop is not None and seen.stop.quick_at is None else Quit
+        assert all(isinstance(action, (kind, Dump, Kill)) for action in result.actions)
+        expected = [
+            worker.age
+            for worker in seen.workers
+            if worker.killed_at is None
+            and not self.missed(worker)
+            and (worker.draining_at if kind is Drain else worker.quit_at) is None
+        ]
+        assert sorted(asked) == sorted(expected)
 
     def check_halt(self, seen: PoolView, result: Plan) -> bool:
         failed = [
@@ -265,32 +330,46 @@ class Pool:
         assert not must_halt or result.actions == (Halt(cause=failed[0].cause),)
         return must_halt
 
-    def check_kills(self, workers: dict[int, WorkerView], kills: list[Kill]) -> None:
-        overdue = {
-            worker.age: self.missed(worker)
-            for worker in workers.values()
-            if worker.killed_at is None and self.missed(worker)
-        }
-        assert sorted(kill.age for kill in kills) == sorted(overdue), (
-            "killed are those that missed a deadline"
-        )
+    def check_ends(self, workers: dict[int, WorkerView], dumps: list[Dump], kills: list[Kill]) -> None:
+        """Who missed a deadline is asked for its stacks, and killed half a second later."""
+        to_dump, to_kill = set(), {}
+        for worker in workers.values():
+            missed = self.missed(worker)
+            if worker.killed_at is not None or not missed:
+                continue
+            first = min(missed.values())
+            if worker.dumped_at is None or worker.dumped_at < first:
+                to_dump.add(worker.age)
+            elif worker.dumped_at + DUMP_S <= self.now:
+                to_kill[worker.age] = {name for name, at in missed.items() if at == first}
+        assert sorted(dump.age for dump in dumps) == sorted(to_dump)
+        assert sorted(kill.age for kill in kills) == sorted(to_kill)
         for kill in kills:
-            assert any(f"its {deadline} deadline" in kill.cause for deadline in overdue[kill.age])
+            words = {"stop": "deadline of 2 s of a quick stop"}
+            deadlines = [words.get(name, f"its {name} deadline") for name in to_kill[kill.age]]
+            assert any(deadline in kill.cause for deadline in deadlines)
             assert kill.age not in self.killed, "killed twice"
             self.killed.add(kill.age)
 
-    def check_drains(self, workers: dict[int, WorkerView], drains: list[Drain], killed: set[int]) -> None:
+    def check_drains(
+        self, workers: dict[int, WorkerView], drains: list[Drain], overdue: set[int], result: Plan
+    ) -> None:
         ages = [drain.age for drain in drains]
         assert len(set(ages)) == len(ages)
         assert not self.drained.intersection(ages), "asked to leave twice"
         self.drained.update(ages)
         assert all(workers[age].draining_at is None and workers[age].killed_at is None for age in ages)
-        assert not killed.intersection(ages), "asked and killed at once"
+        assert not overdue.intersection(ages), "asked and killed at once"
 
-        carrying = {worker.age for worker in workers.values() if self.carries(worker)}
-        assert not carrying & killed, "a kill takes no capacity"
+        carrying = {worker.age for worker in workers.values() if self.carries(worker)} - overdue
         taken = carrying.intersection(ages)
-        assert not taken or len(carrying - taken) >= self.target, "capacity floor"
+        in_place = [event for event in result.events if event.name == "worker.replaced_in_place"]
+        if in_place:
+            assert len(taken) == 1, "one at a time"
+            assert len(workers) == len(carrying) == self.target, "out of a whole pool"
+            assert self.fits(tuple(workers.values())) < 1, "only for want of memory"
+        else:
+            assert not taken or len(carrying - taken) >= self.target, "capacity floor"
 
         reasons = {age: self.reason(workers[age]) for age in workers}
         for drain in drains:
@@ -308,7 +387,8 @@ class Pool:
         assert len(spawns) <= 1
         count = spawns[0].count if spawns else 0
         live = len(seen.workers) + count
-        ceiling = self.target + min(self.policy.surge, self.target)
+        surge_live = max(len(seen.workers), self.target) + max(0, self.fits(seen.workers))
+        ceiling = min(self.target + min(self.policy.surge, self.target), surge_live)
         has_proved = any(worker.ready_at is not None for worker in seen.workers) or result.state.has_proved
         assert not spawns or (count > 0 and spawns[0].must_prove == has_proved)
         assert not count or live <= ceiling, "process ceiling"
@@ -513,6 +593,18 @@ class RolloutMachine(RuleBasedStateMachine):
         if process and process.view.draining_at is None:
             process.becomes(draining_at=self.pool.now)
 
+    @rule(pick=picks, mib=st.sampled_from([50, 150, 250, 250]), times=st.integers(min_value=1, max_value=4))
+    @precondition(has(is_alive))
+    def memory_is_sampled(self, pick: int, mib: int, times: int) -> None:
+        if process := self.some(pick, is_alive):
+            for _ in range(times):
+                limit_bytes = self.pool.policy.memory_limit_bytes
+                process.is_sampled(mib=mib, limit_bytes=limit_bytes, now=self.pool.now)
+
+    @rule(room_mib=st.sampled_from([None, 0, 100, 300, 1000]))
+    def container_has_memory(self, room_mib: int | None) -> None:
+        self.pool.room_mib = room_mib
+
     # -- the operator and the machine ------------------------------------------------------------------------
 
     @rule(workers=st.integers(min_value=0, max_value=6))
@@ -532,13 +624,35 @@ class RolloutMachine(RuleBasedStateMachine):
     def fork_breaks_or_heals(self, is_broken: bool) -> None:
         self.pool.has_fork_trouble = is_broken
 
+    @rule(is_quick=st.booleans(), picked=st.lists(picks, max_size=4))
+    def stop_server(self, is_quick: bool, picked: list[int]) -> None:
+        """Some leave when asked and some do not; in the end, all are gone, and a new server starts."""
+        pool = self.pool
+        pool.stop = Stop(began_at=pool.now)
+        pool.turn()
+        for pick in picked:
+            if process := self.some(pick, is_leaving):
+                pool.departs(process, "exit code 0")
+        if is_quick:
+            pool.stop = replace(pool.stop, quick_at=pool.now)
+        for _ in range(FAIR_TURNS):
+            pool.turn()
+            for process in [*filter(is_killed, pool.processes.values())]:
+                pool.departs(process, "signal SIGKILL")
+            if not pool.processes:
+                break
+            pool.advance(pool.wake_in_s)
+        assert not pool.processes, "no end of the stop"
+        pool.start()
+
     # -- a fair world ----------------------------------------------------------------------------------------
 
     @rule()
     def fair_world(self) -> None:
         """From here on everything goes well: the pool becomes what is wanted, and stays it."""
         pool = self.pool
-        kept, pool.policy = pool.policy, replace(pool.policy, refresh_interval_s=0.0)
+        kept = pool.policy
+        pool.policy = replace(kept, refresh_interval_s=0.0, memory_limit_bytes=0)
         pool.has_fork_trouble = False
         for _ in range(FAIR_TURNS):
             for process in list(pool.processes.values()):

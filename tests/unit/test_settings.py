@@ -22,6 +22,9 @@ NAMES = [
     "min_ready_seconds",
     "health_check_path",
     "health_check_timeout",
+    "worker_max_memory",
+    "worker_memory_interval",
+    "worker_min_lifetime",
     "log_format",
 ]
 ALLOWED = {
@@ -33,6 +36,9 @@ ALLOWED = {
     "min_ready_seconds": "a number, 0 or more",
     "health_check_path": "a path that starts with '/', or nothing",
     "health_check_timeout": "a number above 0",
+    "worker_max_memory": "a number of bytes, 0 or more, or such as 512M or 1.5G",
+    "worker_memory_interval": "a number above 0",
+    "worker_min_lifetime": "a number, 0 or more",
 }
 
 
@@ -76,6 +82,9 @@ def test_defaults(cfg: Any) -> None:
         "min_ready_seconds": 0.0,
         "health_check_path": None,
         "health_check_timeout": 5.0,
+        "worker_max_memory": 0,
+        "worker_memory_interval": 10.0,
+        "worker_min_lifetime": 60.0,
         "log_format": None,
     }
 
@@ -107,6 +116,11 @@ def test_defaults(cfg: Any) -> None:
         ("health_check_path", "", None),
         ("health_check_path", None, None),
         ("health_check_timeout", "0.5", 0.5),
+        ("worker_max_memory", "512M", 512 * 2**20),
+        ("worker_max_memory", "1.5g", 3 * 2**29),
+        ("worker_max_memory", "64 KiB", 64 * 2**10),
+        ("worker_max_memory", "1000", 1000),
+        ("worker_max_memory", 4096, 4096),
         ("log_format", "console", "console"),
         ("log_format", "json", "json"),
         ("log_format", None, None),
