@@ -62,14 +62,12 @@ class AccessLog:
     :param app: an ASGI 3 application.
     :param pid: of the worker.
     :param generation: of the worker.
-    :param silent_paths: paths that are left out.
+    :param silent_path: path that is left out.
     """
 
-    def __init__(
-        self, app: ASGIApp, *, pid: int, generation: int, silent_paths: frozenset[str] = frozenset()
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, pid: int, generation: int, silent_path: str | None = None) -> None:
         self.app = app
-        self._silent_paths = silent_paths
+        self._silent_path = silent_path
         self._bound = {"pid": pid, "generation": generation}
         self._write: Callable[[Request], None] = self._log
         for handler in _logger.handlers:
@@ -78,7 +76,7 @@ class AccessLog:
                 self._write = handler.write
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in self._silent_paths:
+        if scope["type"] != "http" or scope["path"] == self._silent_path:
             await self.app(scope, receive, send)
             return
         began_at = time.perf_counter()

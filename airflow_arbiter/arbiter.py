@@ -111,7 +111,7 @@ class AirflowArbiter(WorkerKeeper):
         self.reap_workers()  # also without a SIGCHLD: the next turn heals a signal that was missed
         if self._container.is_limited or self._policy.memory_limit_bytes:
             memory.sample(
-                self.WORKERS.values(),
+                ((worker.pid, worker.book.memory) for worker in self.WORKERS.values()),
                 interval_s=self.cfg.worker_memory_interval,
                 limit_bytes=self._policy.memory_limit_bytes,
             )
@@ -163,7 +163,7 @@ class AirflowArbiter(WorkerKeeper):
                 errors.append(f"{type(error).__name__}: {error}")
                 return
             worker = self.WORKERS[pid]
-            events.publish("worker.spawned", pid=pid, age=worker.age, generation=worker.generation)
+            events.publish("worker.spawned", pid=pid, age=worker.age, generation=worker.book.generation)
 
     def _do_drain(self, action: Drain) -> None:
         events.publish("worker.drain_requested", pid=action.pid, age=action.age, reason=action.reason)
@@ -171,7 +171,7 @@ class AirflowArbiter(WorkerKeeper):
 
     def _do_kill(self, action: Kill) -> None:
         worker = self.WORKERS[action.pid]
-        worker.kill_cause = action.cause
+        worker.book.kill_cause = action.cause
         self.tell_stacks(action.pid)
         events.publish("worker.killed", level="error", pid=action.pid, age=action.age, cause=action.cause)
         self.kill_worker(action.pid, signal.SIGKILL)

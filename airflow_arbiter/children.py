@@ -21,6 +21,7 @@ from typing import Any
 from gunicorn.arbiter import Arbiter
 
 from airflow_arbiter import events, stacks
+from airflow_arbiter.books import Kept
 from airflow_arbiter.observation import exit_cause, view_of
 from airflow_arbiter.pool import Departure
 from airflow_arbiter.workers import AirflowUvicornWorker
@@ -37,7 +38,7 @@ class WorkerKeeper(Arbiter):
     """
 
     # Narrower than gunicorn's: only our workers have a status page.
-    WORKERS: dict[int, AirflowUvicornWorker]
+    WORKERS: dict[int, Kept]
     cfg: Any
     reexec_pid: int
     _num_workers: int
@@ -83,9 +84,9 @@ class WorkerKeeper(Arbiter):
         worker = self.worker_class(
             self.worker_age, self.pid, self.LISTENERS, self.app, self.timeout / 2.0, self.cfg, self.log
         )
-        worker.generation = self.generation
+        worker.book.generation = self.generation
+        worker.book.jitter = random.random()
         worker.must_prove = must_prove
-        worker.jitter = random.random()
         worker.notify_fd = self.notify_fd
         try:
             self._prepare_fork(worker)
@@ -172,13 +173,13 @@ class WorkerKeeper(Arbiter):
         if worker is None:
             return
         if sig == signal.SIGTERM:
-            if worker.draining_at is not None:
+            if worker.book.draining_at is not None:
                 return
-            worker.draining_at = time.monotonic()
+            worker.book.draining_at = time.monotonic()
         if sig == signal.SIGQUIT:
-            worker.quit_at = time.monotonic()
+            worker.book.quit_at = time.monotonic()
         if sig == signal.SIGKILL:
-            worker.killed_at = time.monotonic()
+            worker.book.killed_at = time.monotonic()
         if sig in (signal.SIGTERM, signal.SIGKILL):
             self._stats["workers_killed"] += 1
         with contextlib.suppress(ProcessLookupError):
@@ -187,7 +188,7 @@ class WorkerKeeper(Arbiter):
     def ask_stacks(self, pid: int) -> None:
         """Ask a worker what it is doing, for :meth:`tell_stacks`."""
         worker = self.WORKERS[pid]
-        worker.dumped_at = time.monotonic()
+        worker.book.dumped_at = time.monotonic()
         stacks.clear(worker.status.fd)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, stacks.SIGNAL)

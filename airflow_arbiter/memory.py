@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import psutil
 
@@ -48,27 +47,22 @@ class Samples:
         self.taken_at = now
 
 
-class Sampled(Protocol):
-    """A process whose memory is sampled."""
-
-    pid: int
-    memory: Samples
-
-
-def sample(workers: Iterable[Sampled], *, interval_s: float, limit_bytes: int) -> None:
+def sample(processes: Iterable[tuple[int, Samples]], *, interval_s: float, limit_bytes: int) -> None:
     """
-    Take a sample of each worker that has none of this interval, the longest unsampled first.
+    Take a sample of each process that has none of this interval, the longest unsampled first.
 
-    Reading one costs the kernel a walk through the worker's page tables, some milliseconds for a large one;
-    what does not fit into :data:`TURN_S` is left for the next turn.
+    Reading one costs the kernel a walk through its page tables, some milliseconds for a large one; what does
+    not fit into :data:`TURN_S` is left for the next turn.
+
+    :param processes: pids, and what is known of each.
     """
     began_at = time.monotonic()
-    for worker in sorted(workers, key=lambda worker: worker.memory.taken_at):
+    for pid, samples in sorted(processes, key=lambda process: process[1].taken_at):
         now = time.monotonic()
-        if now - worker.memory.taken_at < interval_s or now - began_at > TURN_S:
+        if now - samples.taken_at < interval_s or now - began_at > TURN_S:
             return
         with contextlib.suppress(psutil.Error, OSError):  # gone, or not ours to look at
-            worker.memory.add(private_bytes(worker.pid), limit_bytes=limit_bytes, now=now)
+            samples.add(private_bytes(pid), limit_bytes=limit_bytes, now=now)
 
 
 def private_bytes(pid: int) -> int:

@@ -30,9 +30,9 @@ from uvicorn_worker import UvicornWorker
 
 from airflow_arbiter import events, logfiles, stacks
 from airflow_arbiter.accesslog import AccessLog
+from airflow_arbiter.books import Book
 from airflow_arbiter.drain import DrainingServer
 from airflow_arbiter.health import ProbeResult, probe
-from airflow_arbiter.memory import Samples
 from airflow_arbiter.proctitle import set_title
 from airflow_arbiter.stacks import HeldRequest
 from airflow_arbiter.status import Field, StatusPage
@@ -59,35 +59,18 @@ class AirflowUvicornWorker(UvicornWorker):
     """
     A uvicorn worker that takes its first request when it has proved itself, and answers its last.
 
-    :ivar generation: the generation it was spawned for; set by the arbiter, as are the next three.
-    :ivar must_prove: whether it listens only once it is ready.
-    :ivar jitter: its luck in [0, 1), for the refresh interval.
+    :ivar book: the master's notes on it. The worker reads its generation there, and when it was made.
+    :ivar must_prove: whether it listens only once it is ready; set by the arbiter, as is the next.
     :ivar notify_fd: where one byte wakes the master.
-    :ivar spawned_at: when it was made, in seconds of the monotonic clock.
-    :ivar draining_at: when the master asked it to leave, if it did; known in the master only, as is all that
-        follows.
-    :ivar quit_at: when the master asked it to leave at once.
-    :ivar dumped_at: when the master last asked it for its stacks.
-    :ivar killed_at: when the master killed it.
-    :ivar kill_cause: why.
-    :ivar memory: what the master has sampled of its memory.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Not UvicornWorker's: it moves the handlers of uvicorn's loggers about, in the master.
         Worker.__init__(self, *args, **kwargs)
         self.status = StatusPage()
-        self.generation = 1
+        self.book = Book()
         self.must_prove = False
-        self.jitter = 0.0
         self.notify_fd = -1
-        self.spawned_at = time.monotonic()
-        self.draining_at: float | None = None
-        self.quit_at: float | None = None
-        self.dumped_at: float | None = None
-        self.killed_at: float | None = None
-        self.kill_cause = ""
-        self.memory = Samples()
         self._server: DrainingServer | None = None
         self._tracker: Tracker | None = None
         self._has_proved = False
@@ -104,7 +87,7 @@ class AirflowUvicornWorker(UvicornWorker):
             start.
         """
         self.set_title("boot")
-        events.bind(pid=self.pid, generation=self.generation)
+        events.bind(pid=self.pid, generation=self.book.generation)
         try:
             super().init_process()
         except AppImportError as error:
@@ -171,17 +154,24 @@ class AirflowUvicornWorker(UvicornWorker):
     def _app_with_access_log(self) -> Any:
         if self.app.logs_requests:
             return self.wsgi
-        paths = {self.app.health_check_path} - {None}
-        return AccessLog(self.wsgi, pid=self.pid, generation=self.generation, silent_paths=frozenset(paths))
+        return AccessLog(
+            self.wsgi,
+            pid=self.pid,
+            generation=self.book.generation,
+            silent_path=self._health_path,
+        )
+
+    @property
+    def _health_path(self) -> str | None:
+        """The path of health checks, as requests from outside have it: without a query."""
+        path = self.app.health_check_path
+        return None if path is None else urlsplit(path).path
 
     async def _serve(self) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, BOOT_SIGNALS)
         self._beat_task = asyncio.ensure_future(self._beat())
         self.config.load()
-        health_path = self.app.health_check_path
-        self._tracker = Tracker(
-            self.config.loaded_app, health_path=None if health_path is None else urlsplit(health_path).path
-        )
+        self._tracker = Tracker(self.config.loaded_app, health_path=self._health_path)
         self.config.loaded_app = self._tracker
         limit_s = self.cfg.graceful_timeout
         self._server = DrainingServer(
@@ -251,7 +241,7 @@ class AirflowUvicornWorker(UvicornWorker):
 
     def set_title(self, state: str) -> None:
         """Show in the process list what the worker is doing."""
-        set_title(f"worker {self.age} gen {self.generation} [{self.cfg.proc_name}]", state=state)
+        set_title(f"worker {self.age} gen {self.book.generation} [{self.cfg.proc_name}]", state=state)
 
     async def _beat(self) -> None:
         """Beat until the process ends. Runs on the event loop: a loop that is blocked must fall silent."""
@@ -299,7 +289,7 @@ class AirflowUvicornWorker(UvicornWorker):
         events.publish(
             "worker.ready",
             age=self.age,
-            boot_s=round(now - self.spawned_at, 3),
+            boot_s=round(now - self.book.spawned_at, 3),
         )
         self._wake_master()
 

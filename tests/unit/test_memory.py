@@ -6,7 +6,6 @@ import math
 import mmap
 import os
 import signal
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,6 @@ from airflow_arbiter import memory
 from airflow_arbiter.memory import Container, Samples
 
 MIB = 2**20
-
-
-@dataclass
-class Process:
-    pid: int
-    memory: Samples = field(default_factory=Samples)
 
 
 def test_private_memory_is_what_nobody_shares() -> None:
@@ -65,12 +58,13 @@ def test_without_a_limit_nothing_is_above_it() -> None:
 
 def test_a_sample_an_interval() -> None:
     """Each process is read once in an interval; one that is gone is no error, and holds nobody up."""
-    gone, here = Process(pid=2**22 - 1), Process(pid=os.getpid())
-    memory.sample([gone, here], interval_s=3600, limit_bytes=1)
-    memory.sample([gone, here], interval_s=3600, limit_bytes=1)
-    assert (gone.memory.private_bytes, here.memory.over) == (None, 1)
-    memory.sample([gone, here], interval_s=0, limit_bytes=1)
-    assert here.memory.over == 2
+    gone, here = Samples(), Samples()
+    processes = [(2**22 - 1, gone), (os.getpid(), here)]
+    memory.sample(processes, interval_s=3600, limit_bytes=1)
+    memory.sample(processes, interval_s=3600, limit_bytes=1)
+    assert (gone.private_bytes, here.over) == (None, 1)
+    memory.sample(processes, interval_s=0, limit_bytes=1)
+    assert here.over == 2
 
 
 def group(folder: Path, *, limit: str, current: int = 0, inactive_file: int = 0) -> Path:
