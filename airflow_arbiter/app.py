@@ -24,7 +24,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.config import get_default_config_file
 from gunicorn.errors import AppImportError
 
-from airflow_arbiter import capture, events, logconfig, settings
+from airflow_arbiter import capture, checks, events, logconfig, settings
 from airflow_arbiter.arbiter import AirflowArbiter
 from airflow_arbiter.errors import IntegrationError, SettingsError
 
@@ -148,7 +148,7 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
         for source, options in defaults + layers:
             settings.apply(self.cfg, options, source=source)
         self.chdir()
-        settings.check(self.cfg)
+        checks.check(self.cfg)
         if not any(self.cfg.settings[name].get() for name in _OWN_LOGGING):
             self.cfg.set("logconfig_dict", self._logconfig())
 

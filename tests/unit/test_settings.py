@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from gunicorn.config import Config
 
-from airflow_arbiter import settings
+from airflow_arbiter import checks, settings
 from airflow_arbiter.errors import SettingsError
 from airflow_arbiter.pool import RolloutPolicy
 
@@ -229,7 +229,7 @@ def test_apply_sets_all(cfg: Any) -> None:
 
 def test_ours_passes(cfg: Any) -> None:
     """Our worker, by its name, is what is wanted."""
-    settings.check(cfg)
+    checks.check(cfg)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_check_refuses(cfg: Any, options: dict[str, Any], message: str) -> None:
     """What breaks a promise is refused with the reason."""
     settings.apply(cfg, options, source="cfg")
     with pytest.raises(SettingsError) as raised:
-        settings.check(cfg)
+        checks.check(cfg)
     assert str(raised.value) == message
 
 
@@ -285,7 +285,7 @@ def test_check_refuses_a_worker_that_does_not_exist(cfg: Any) -> None:
     """The message names the class, in one line."""
     settings.apply(cfg, {"worker_class": "no.such.Worker"}, source="cfg")
     with pytest.raises(SettingsError, match=r"^worker_class cannot be 'no\.such\.Worker': [^\n]+$"):
-        settings.check(cfg)
+        checks.check(cfg)
 
 
 # -- the policy
