@@ -80,7 +80,8 @@ class Servers:
                 return True  # the tests wait on facts of their own
 
         inherited = {name: value for name, value in os.environ.items() if name != "GUNICORN_CMD_ARGS"}
-        Starter.env = {**inherited, "PYTHONPATH": str(HARNESS), **self._env, **(env or {})}
+        path = os.pathsep.join(filter(None, (str(HARNESS), os.environ.get("PYTHONPATH"))))
+        Starter.env = {**inherited, "PYTHONPATH": path, **self._env, **(env or {})}
         name = f"{self._owner}-{os.getpid()}-{next(_numbers)}"
         _, log = self._xprocess.ensure(name, Starter, persist_logs=False)
         server = Server(self._xprocess.resources[-1].popen, port=port, log=Path(str(log)))
