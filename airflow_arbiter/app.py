@@ -9,6 +9,7 @@ section (when Airflow is what we serve), the mapping given to :class:`AirflowGun
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import signal
 import sys
@@ -16,19 +17,20 @@ from collections.abc import Mapping, Sequence
 from importlib.machinery import SourceFileLoader
 from importlib.metadata import version
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from gunicorn import util
 from gunicorn.app.base import Application, BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.config import get_default_config_file
-from gunicorn.errors import AppImportError
+from gunicorn.errors import AppImportError, ConfigError
 
-from airflow_arbiter import capture, checks, events, logconfig, settings
+from airflow_arbiter import capture, checks, events, limits, logconfig, settings
 from airflow_arbiter.arbiter import AirflowArbiter
 from airflow_arbiter.errors import IntegrationError, SettingsError
 
 USAGE = "%(prog)s [OPTIONS] [APP_MODULE]"
+USAGE_ERROR = 2
 
 _DEFAULTS: dict[str, Any] = {
     "worker_class": settings.WORKER_CLASS,
@@ -46,6 +48,8 @@ class _ArbiterApplication(BaseApplication):
     ``super().run()`` finds our arbiter instead of gunicorn's.
     """
 
+    cfg: Any
+
     def run(self) -> None:
         capture.install()
         asked: list[int] = []
@@ -59,6 +63,9 @@ class _ArbiterApplication(BaseApplication):
             signal.signal(sig, leave)
         try:
             arbiter = AirflowArbiter(self)
+        except SettingsError as error:
+            sys.stderr.write(f"{self.cfg.prog}: error: {error}\n")
+            sys.exit(USAGE_ERROR)
         except AppImportError as error:
             events.publish("app.load_failed", level="error", error=str(error))
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
@@ -83,8 +90,6 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
     :raises SettingsError: for an unknown option or a value that it cannot have.
     :raises IntegrationError: when neither an app is named nor Airflow is installed.
     """
-
-    cfg: Any
 
     def __init__(
         self,
@@ -113,23 +118,43 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
             validate = getattr(self.cfg, "validate", None)  # gunicorn 27
             if validate is not None:
                 validate()
-        except SettingsError:
-            self.cfg = previous
+        except Exception as error:
+            if previous is not None:
+                self.restore(previous)
+            if isinstance(error, ConfigError):
+                raise SettingsError(str(error)) from error
             raise
-        except (ValueError, TypeError, RuntimeError) as error:
-            self.cfg = previous
-            raise SettingsError(str(error)) from error
+
+    def restore(self, cfg: Any) -> None:
+        """
+        Go back to older options, and to where they stand.
+
+        :param cfg: the options before those that turned out to be wrong.
+        """
+        self.cfg = cfg
+        with contextlib.suppress(SettingsError):  # its directory may be gone
+            self.chdir()
+
+    def chdir(self) -> None:
+        try:
+            super().chdir()
+        except OSError as error:
+            raise SettingsError(
+                limits.refusal("chdir", self.cfg.chdir, error, limits.GUNICORNS["chdir"].allowed)
+            ) from error
 
     def load_config(self) -> None:
         parser = self.cfg.parser()
-        _show_our_version(parser)
-        command_line = vars(parser.parse_args(list(self._arguments or ())))
-        environment = vars(parser.parse_args(self.cfg.get_cmd_args_from_env()))
+        _make_ours(parser)
+        command_line = _parse(parser, self._arguments or (), source="command line")
+        environment = _parse(parser, self._words_of_environment(), source="GUNICORN_CMD_ARGS")
         self.chdir()
+        self._apply_names(self._options, source="cfg")
         config_file = command_line["config"] or environment["config"] or self._options.get("config")
         if config_file is None and self._arguments is not None:
             config_file = get_default_config_file()
         from_file = self._read_config_file(config_file) if config_file else {}
+        self._apply_names(from_file, source=str(config_file))
 
         layers: list[tuple[str, Mapping[str, Any]]] = [
             ("cfg", self._options),
@@ -151,6 +176,20 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
         checks.check(self.cfg)
         if not any(self.cfg.settings[name].get() for name in _OWN_LOGGING):
             self.cfg.set("logconfig_dict", self._logconfig())
+
+    def _apply_names(self, options: Mapping[str, Any], *, source: str) -> None:
+        """Look at those options early that the others depend on."""
+        names = {name: options[name] for name in ("config", "wsgi_app") if name in options}
+        settings.apply(self.cfg, names, source=source)
+
+    def _words_of_environment(self) -> Sequence[str]:
+        try:
+            words: list[str] = self.cfg.get_cmd_args_from_env()
+        except ValueError as error:
+            raise SettingsError(
+                limits.refusal("GUNICORN_CMD_ARGS", self.cfg.env_orig["GUNICORN_CMD_ARGS"], error, "options")
+            ) from error
+        return words
 
     def _logconfig(self) -> dict[str, Any]:
         """The log configuration where the operator has none of his own."""
@@ -178,7 +217,7 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
             else:
                 names = self.get_config_from_filename(location.removeprefix("file:"))
         except (Exception, SystemExit) as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = limits.one_line(f"{type(error).__name__}: {error}")
             raise SettingsError(f"config: {location} could not be read ({reason})") from error
         return {name: value for name, value in names.items() if name in self.cfg.settings}
 
@@ -230,9 +269,24 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
             _airflow().dispose_orm()
 
 
-def _show_our_version(parser: argparse.ArgumentParser) -> None:
-    """Let ``--version`` tell ours too, where gunicorn has put its own under our name."""
+def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str], *, source: str) -> dict[str, Any]:
+    """
+    Read a command line.
+
+    :raises SettingsError: for what is no option.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise SettingsError(f"{source}: {limits.one_line(message)}; see --help")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    return vars(parser.parse_args(list(arguments)))
+
+
+def _make_ours(parser: argparse.ArgumentParser) -> None:
+    """Leave values to the settings, and let ``--version`` tell ours too, not gunicorn's under our name."""
     for action in parser._actions:
+        action.type = None
         if isinstance(action, argparse._VersionAction):
             action.version = f"%(prog)s {version('airflow-arbiter')} (gunicorn {version('gunicorn')})"
 

@@ -76,6 +76,13 @@ class AirflowArbiter(WorkerKeeper):
         super().__init__(app)
 
     def setup(self, app: Any) -> None:
+        """
+        Take in a configuration, at the start and at each reload.
+
+        :raises SettingsError: for a log that cannot be set up.
+        """
+        if self.log is None:
+            self.log = logfiles.set_up(app.cfg)
         super().setup(app)
         self._policy = settings.policy(self.cfg)
         if self.cfg.worker_refresh_batch_size > self.cfg.workers:
@@ -242,7 +249,8 @@ class AirflowArbiter(WorkerKeeper):
             self.setup(self.app)
         except (Exception, SystemExit) as error:
             # A configuration is code, and may raise anything; none of it may end a server that serves.
-            self.app.cfg = self.cfg = old
+            self.app.restore(old)
+            self.cfg = old
             self._num_workers = scaled
             os.environ.update(old.env)
             self._restore_log(old)

@@ -40,6 +40,7 @@ class WorkerKeeper(Arbiter):
     # Narrower than gunicorn's: only our workers have a status page.
     WORKERS: dict[int, Kept]
     cfg: Any
+    log: Any
     reexec_pid: int
     _num_workers: int
 

@@ -1,12 +1,32 @@
 """
-Open log files anew, after a rotation, without ever being left with none.
+Open log files, and open them anew after a rotation, without ever being left with none.
 """
 
 from __future__ import annotations
 
 import logging
+from typing import Any
 
-from airflow_arbiter import events
+from airflow_arbiter import events, limits
+from airflow_arbiter.errors import SettingsError
+
+
+def set_up(cfg: Any) -> Any:
+    """
+    Make gunicorn's logger, which configures the logging of this process.
+
+    :param cfg: all options.
+    :raises SettingsError: for what cannot be opened or configured.
+    """
+    try:
+        return cfg.logger_class(cfg)
+    except Exception as error:
+        # Handlers and formatters are classes of anybody's, and raise what they like.
+        raise SettingsError(
+            "errorlog, accesslog, syslog* and logconfig*: the log cannot be set up as they say "
+            f"({limits.one_line(str(error))}); allowed: files that can be written to, and what "
+            "logging.config understands"
+        ) from error
 
 
 def reopen() -> None:

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 import structlog
 
-from airflow_arbiter.compat import check_platform
+from airflow_arbiter.compat import check_environment, check_platform
 from airflow_arbiter.errors import ArbiterError, IntegrationError
 
 MODULE = "airflow.api_fastapi.gunicorn_app"
@@ -75,8 +75,9 @@ class _TakingLoader(Loader):
         return created
 
     def exec_module(self, module: ModuleType) -> None:
-        self._loader.exec_module(module)
         try:
+            check_environment()
+            self._loader.exec_module(module)
             take(module)
         except ArbiterError as error:
             _end(error)

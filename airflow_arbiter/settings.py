@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from gunicorn import config as gunicorn_config
 from gunicorn.config import Config, Setting
 
 from airflow_arbiter import limits
@@ -26,20 +25,20 @@ SECTION = "Airflow arbiter"
 WORKER_CLASS = "airflow_arbiter.workers.AirflowUvicornWorker"
 
 
-_ALLOWED: dict[Callable[[Any], Any], str] = {
-    limits.whole_number: "a whole number, 0 or more",
-    limits.number: "a number, 0 or more",
-    limits.positive_number: "a number above 0",
-    limits.fraction: "a number from 0 to 1",
-    limits.size: "a number of bytes, 0 or more, or such as 512M or 1.5G",
-    limits.log_format: "console or json",
-    limits.path: "a path that starts with '/', or nothing",
-    gunicorn_config.validate_pos_int: "a whole number, 0 or more",
-    gunicorn_config.validate_bool: "True or False",
-    gunicorn_config.validate_string: "text",
-    gunicorn_config.validate_list_string: "a list of text",
-    gunicorn_config.validate_dict: "a mapping",
+_ALLOWED: dict[str, str] = {
+    "validate_pos_int": "a whole number, 0 or more",
+    "validate_bool": "True or False",
+    "validate_string": "text",
+    "validate_list_string": "a list of text",
+    "validate_dict": "a mapping",
+    "validate_class": "a class, or its name",
+    "validate_string_to_list": "names with commas between",
+    "validate_string_to_addr_list": "IP addresses or networks with commas between, or *",
+    "validate_statsd_address": "host:port or unix://PATH",
+    "validate_post_request": "a function, or its name",
+    "_validate_callable": "a function, or its name",
 }
+"""gunicorn's validators in words; its versions have not all the same."""
 
 
 # -- the settings
@@ -61,8 +60,7 @@ class WorkerRefreshInterval(_InOurSection, Setting):
     name = "worker_refresh_interval"
     cli = ["--worker-refresh-interval"]
     meta = "SECONDS"
-    validator = limits.number
-    type = float
+    validator = limits.SECONDS
     default = 0.0
     desc = """\
         Time in service after which a worker is replaced, in seconds; 0 never.
@@ -76,8 +74,7 @@ class WorkerRefreshJitter(_InOurSection, Setting):
     name = "worker_refresh_jitter"
     cli = ["--worker-refresh-jitter"]
     meta = "FRACTION"
-    validator = limits.fraction
-    type = float
+    validator = limits.FRACTION
     default = 0.1
     desc = """\
         Largest fraction that chance adds to each worker's refresh interval, from 0 to 1.
@@ -90,8 +87,7 @@ class WorkerRefreshBatchSize(_InOurSection, Setting):
     name = "worker_refresh_batch_size"
     cli = ["--worker-refresh-batch-size"]
     meta = "INT"
-    validator = limits.whole_number
-    type = int
+    validator = limits.whole(0, limits.MOST_WORKERS)
     default = 1
     desc = """\
         The surge: extra live processes allowed while workers are replaced; 0 turns replacement off.
@@ -105,8 +101,7 @@ class WorkerBootTimeout(_InOurSection, Setting):
     name = "worker_boot_timeout"
     cli = ["--worker-boot-timeout"]
     meta = "SECONDS"
-    validator = limits.positive_number
-    type = float
+    validator = limits.SECONDS_ABOVE_0
     default = 120.0
     desc = """\
         Time that a new worker has to start and prove itself before it is removed, in seconds.
@@ -117,8 +112,7 @@ class MinReadySeconds(_InOurSection, Setting):
     name = "min_ready_seconds"
     cli = ["--min-ready-seconds"]
     meta = "SECONDS"
-    validator = limits.number
-    type = float
+    validator = limits.SECONDS
     default = 0.0
     desc = """\
         Time that a worker must have been ready before it counts as capacity, in seconds.
@@ -129,7 +123,7 @@ class HealthCheckPath(_InOurSection, Setting):
     name = "health_check_path"
     cli = ["--health-check-path"]
     meta = "PATH"
-    validator = limits.path
+    validator = limits.PATH
     default = None
     desc = """\
         Path that a new worker asks of its own app, in memory, before it takes connections.
@@ -144,7 +138,7 @@ class WorkerMaxMemory(_InOurSection, Setting):
     name = "worker_max_memory"
     cli = ["--worker-max-memory"]
     meta = "SIZE"
-    validator = limits.size
+    validator = limits.SIZE
     default = 0
     desc = """\
         Private memory at which a worker is replaced, in bytes or as ``512M``, ``1.5G``; 0 never.
@@ -159,8 +153,7 @@ class WorkerMemoryInterval(_InOurSection, Setting):
     name = "worker_memory_interval"
     cli = ["--worker-memory-interval"]
     meta = "SECONDS"
-    validator = limits.positive_number
-    type = float
+    validator = limits.SECONDS_ABOVE_0
     default = 10.0
     desc = """\
         Time between two samples of a worker's memory, in seconds.
@@ -174,8 +167,7 @@ class WorkerMinLifetime(_InOurSection, Setting):
     name = "worker_min_lifetime"
     cli = ["--worker-min-lifetime"]
     meta = "SECONDS"
-    validator = limits.number
-    type = float
+    validator = limits.SECONDS
     default = 60.0
     desc = """\
         Time in service before which no worker is replaced for its memory, in seconds.
@@ -186,7 +178,7 @@ class LogFormat(_InOurSection, Setting):
     name = "log_format"
     cli = ["--log-format"]
     meta = "FORMAT"
-    validator = limits.log_format
+    validator = limits.LOG_FORMAT
     default = None
     desc = """\
         Look of the log: ``console`` for people, ``json`` for one object a line.
@@ -200,8 +192,7 @@ class HealthCheckTimeout(_InOurSection, Setting):
     name = "health_check_timeout"
     cli = ["--health-check-timeout"]
     meta = "SECONDS"
-    validator = limits.positive_number
-    type = float
+    validator = limits.SECONDS_ABOVE_0
     default = 5.0
     desc = """\
         Time for the answer to one health check, in seconds.
@@ -244,18 +235,25 @@ def apply(cfg: Config, options: Mapping[str, Any], *, source: str) -> None:
                 f"did you mean {near[0]!r}?" if near else "allowed: the names of gunicorn's settings and ours"
             )
             raise SettingsError(f"{source}: unknown option {name!r}; {hint}")
+        limit = limits.GUNICORNS.get(name)
         try:
-            setting.set(value)
-        except Exception as error:
+            limits.check_text(name, value)
+            setting.set(limit(value) if limit else value)
+        except (Exception, SystemExit) as error:
             # gunicorn's validators raise whatever comes: ValueError, TypeError, KeyError, OSError ...
             raise SettingsError(
-                f"{source}: {name} cannot be {value!r} ({error}); allowed: {_allowed(setting)}"
+                f"{source}: {limits.refusal(name, value, error, _allowed(setting))}"
             ) from error
 
 
 def _allowed(setting: Setting) -> str:
     """Say in words which values a setting takes."""
-    return _ALLOWED.get(setting.validator) or str(setting.short).rstrip(".")
+    if limit := limits.GUNICORNS.get(setting.name):
+        return limit.allowed
+    validator = setting.validator
+    if isinstance(validator, limits.Limit):
+        return validator.allowed
+    return _ALLOWED.get(validator.__name__) or str(setting.short).rstrip(".")
 
 
 def policy(cfg: Config) -> RolloutPolicy:

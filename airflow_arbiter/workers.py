@@ -144,7 +144,6 @@ class AirflowUvicornWorker(UvicornWorker):
                 ssl_keyfile=options.get("keyfile"),
                 ssl_certfile=options.get("certfile"),
                 ssl_keyfile_password=options.get("password"),
-                ssl_version=options.get("ssl_version"),
                 ssl_cert_reqs=options.get("cert_reqs"),
                 ssl_ca_certs=options.get("ca_certs"),
                 ssl_ciphers=options.get("ciphers"),

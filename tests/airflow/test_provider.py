@@ -146,6 +146,8 @@ def test_development_mode_is_left_alone(start_command: Start) -> None:
         ((), {"AIRFLOW__API__WORKER_REFRESH_INTERVAL": "1h"}, "worker_refresh_interval"),
         ((), {"AIRFLOW__API__GUNICORN_ARBITER": "mine"}, "gunicorn_arbiter cannot be 'mine'"),
         ((), {"GUNICORN_CMD_ARGS": "--no-such-option"}, "unrecognized arguments"),
+        ((), {"WEB_CONCURRENCY": "many"}, "WEB_CONCURRENCY cannot be 'many'"),
+        (("--worker-timeout=99999999",), {}, "timeout cannot be 99999999"),
         (("--workers=0",), {}, "workers cannot be 0"),
         (("--port=77777",), {}, "port 77777"),
         (("--ssl-cert=/no/cert", "--ssl-key=/no/key"), {}, "does not exist /no/cert"),

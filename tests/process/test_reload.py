@@ -52,7 +52,7 @@ def test_a_new_number_of_workers_is_taken_in(start: Start, config_file: Path) ->
     """`workers` is read anew; what only a restart can change is kept, with a warning."""
     server = start(f"--config={config_file}", env={"WEB_CONCURRENCY": "2"}, workers=None)
     server.wait_ready(2)
-    config_file.write_text("workers = 3\nbind = '127.0.0.1:1'\npidfile = '/nowhere'\n")
+    config_file.write_text("workers = 3\nbind = '127.0.0.1:1'\npidfile = 'other.pid'\n")
     server.send(signal.SIGHUP)
     server.wait_ready(3, generation=2)
     ignored = {event.values["option"] for event in server.wait_event("reload.ignored")}

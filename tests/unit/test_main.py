@@ -56,14 +56,14 @@ def test_help_lists_our_options(here: Path) -> None:
     [
         pytest.param(
             ["--worker-refresh-batch-size=-1", "a:app"],
-            "command line: worker_refresh_batch_size cannot be -1 (not a whole number, 0 or more); "
-            "allowed: a whole number, 0 or more",
+            "command line: worker_refresh_batch_size cannot be '-1' (below 0); "
+            "allowed: a whole number from 0 to 1000",
             id="negative",
         ),
         pytest.param(
             ["--worker-refresh-interval=inf", "a:app"],
-            "command line: worker_refresh_interval cannot be inf (not a finite number, 0 or more); "
-            "allowed: a number, 0 or more",
+            "command line: worker_refresh_interval cannot be 'inf' (above 31536000); "
+            "allowed: a number from 0 to 31536000",
             id="infinite",
         ),
         pytest.param(
@@ -75,7 +75,7 @@ def test_help_lists_our_options(here: Path) -> None:
         ),
         pytest.param(
             ["--workers=0", "a:app"],
-            "workers cannot be 0; allowed: a whole number, 1 or more",
+            "command line: workers cannot be '0' (below 1); allowed: a whole number from 1 to 1000",
             id="no-workers",
         ),
         pytest.param(
@@ -98,7 +98,7 @@ def test_bad_value_in_the_environment(here: Path) -> None:
     assert (ended.stdout, ended.stderr, ended.returncode) == (
         "",
         (
-            "airflow-arbiter: error: GUNICORN_CMD_ARGS: worker_refresh_jitter cannot be 2.0 (above 1); "
+            "airflow-arbiter: error: GUNICORN_CMD_ARGS: worker_refresh_jitter cannot be '2' (above 1); "
             "allowed: a number from 0 to 1\n"
         ),
         2,
@@ -112,20 +112,29 @@ def test_bad_value_in_the_file_of_the_folder(here: Path) -> None:
     assert (ended.stdout, ended.returncode) == ("", 2)
     assert re.fullmatch(
         r"airflow-arbiter: error: \S*gunicorn\.conf\.py: min_ready_seconds cannot be 'soon' "
-        r"\(could not convert string to float: 'soon'\); allowed: a number, 0 or more\n",
+        r"\(could not convert string to float: 'soon'\); allowed: a number from 0 to 31536000\n",
         ended.stderr,
     )
 
 
 @pytest.mark.parametrize(
-    "argument",
-    [pytest.param("--no-such-option", id="unknown"), pytest.param("--min-ready-seconds=soon", id="text")],
+    ("argument", "reason"),
+    [
+        pytest.param("--no-such-option", "unrecognized arguments: --no-such-option", id="unknown"),
+        pytest.param("--min-ready", "argument --min-ready-seconds: expected one argument", id="no-value"),
+        pytest.param(
+            "--worker-refresh=1", "ambiguous option: --worker-refresh=1 could match ", id="ambiguous"
+        ),
+    ],
 )
-def test_what_the_parser_refuses(here: Path, argument: str) -> None:
-    """What no number is, and what no option is, ends with a line of ours and exit code 2."""
-    ended = run(here, argument, "a:app")
+def test_what_the_parser_refuses(here: Path, argument: str, reason: str) -> None:
+    """What is no option ends with one line of ours and exit code 2, whichever command line it is in."""
+    ended = run(here, "a:app", argument)
     assert (ended.stdout, ended.returncode) == ("", 2)
-    assert re.fullmatch(r"airflow-arbiter: error: .*", ended.stderr.splitlines()[-1])
+    assert re.fullmatch(rf"airflow-arbiter: error: command line: {reason}.*; see --help\n", ended.stderr)
+    ended = run(here, "a:app", options=argument)
+    assert (ended.stdout, ended.returncode) == ("", 2)
+    assert re.fullmatch(rf"airflow-arbiter: error: GUNICORN_CMD_ARGS: {reason}.*; see --help\n", ended.stderr)
 
 
 @pytest.mark.parametrize("version", ["24.1.1", "28.0.0"])

@@ -1,0 +1,179 @@
+"""What options must not be together."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from gunicorn.config import Config
+
+from airflow_arbiter import checks, settings
+from airflow_arbiter.errors import SettingsError
+
+
+@pytest.fixture
+def cfg() -> Any:
+    config = Config()
+    config.set("worker_class", settings.WORKER_CLASS)
+    config.set("control_socket_disable", True)
+    return config
+
+
+def test_ours_passes(cfg: Any) -> None:
+    """Our worker, by its name, is what is wanted."""
+    checks.check(cfg)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param(
+            {"worker_class": "sync"},
+            "worker_class cannot be 'sync': only our worker proves itself before it listens and drains "
+            "without losing a request; allowed: airflow_arbiter.workers.AirflowUvicornWorker or a subclass",
+            id="another-worker-of-gunicorn's",
+        ),
+        pytest.param(
+            {"worker_class": "uvicorn_worker.UvicornWorker"},
+            "worker_class cannot be 'uvicorn_worker.UvicornWorker': only our worker proves itself before it "
+            "listens and drains without losing a request; allowed: "
+            "airflow_arbiter.workers.AirflowUvicornWorker or a subclass",
+            id="the-base-of-ours",
+        ),
+        pytest.param(
+            {"reuse_port": True},
+            "reuse_port cannot be True: each worker would have a queue of its own, and the connections in "
+            "it are lost when the worker leaves; allowed: False",
+            id="reuse-port",
+        ),
+        pytest.param(
+            {"control_socket_disable": False},
+            "control_socket_disable cannot be False: gunicorn's control server is a thread, and the master "
+            "forks; allowed: True",
+            id="control-thread",
+        ),
+        pytest.param(
+            {"reload": True},
+            "reload cannot be True: gunicorn's reloader does not end a uvicorn worker, and lets one with a "
+            "syntax error serve; allowed: False, and SIGHUP after a change",
+            id="reloader",
+        ),
+        pytest.param(
+            {"dirty_workers": 1, "dirty_apps": ["a:b"]},
+            "dirty_workers is not supported; allowed: 0",
+            id="dirty-workers",
+        ),
+        *(
+            pytest.param(
+                {"bind": bind},
+                f"bind cannot be {listed!r} ({reason}); "
+                "allowed: HOST:PORT with a port from 0 to 65535, unix:PATH, fd://N",
+                id=name,
+            )
+            for name, bind, listed, reason in (
+                ("port-above", "127.0.0.1:65536", ["127.0.0.1:65536"], "port 65536"),
+                ("port-below", ["a:1", "b:-1"], ["a:1", "b:-1"], "port -1"),
+                ("port-text", "a:b", ["a:b"], "'b' is not a valid port number."),
+                ("no-descriptor", "fd://x", ["fd://x"], "'x' is not a valid file descriptor."),
+                ("nowhere", [], [], "it names no address"),
+                ("no-socket-name", "unix:", ["unix:"], "not the name of a file"),
+                ("no-socket-folder", "unix:/none/x", ["unix:/none/x"], "no such directory"),
+                (
+                    "long-socket-name",
+                    "unix:" + "x" * 108,
+                    ["unix:" + "x" * 108],
+                    "a path longer than 107 bytes",
+                ),
+            )
+        ),
+        pytest.param(
+            {"raw_env": ["=x"]},
+            "raw_env cannot be ['=x'] (a variable without a name); allowed: a list of NAME=VALUE",
+            id="variable-without-a-name",
+        ),
+        pytest.param(
+            {"keyfile": __file__},
+            f"keyfile cannot be {__file__!r} ([Errno 2] No such file or directory); allowed: a certificate "
+            "in PEM form, with its key there or in keyfile, without a pass phrase",
+            id="key-without-a-certificate",
+        ),
+        pytest.param(
+            {"certfile": __file__},
+            f"certfile cannot be {__file__!r} ([SSL] PEM lib (_ssl.c:XXXX)); allowed: a certificate in "
+            "PEM form, with its key there or in keyfile, without a pass phrase",
+            id="no-certificate",
+        ),
+    ],
+)
+def test_check_refuses(cfg: Any, options: dict[str, Any], message: str) -> None:
+    """What breaks a promise is refused with the reason."""
+    settings.apply(cfg, options, source="cfg")
+    with pytest.raises(SettingsError) as raised:
+        checks.check(cfg)
+    assert re.sub(r"_ssl\.c:\d+", "_ssl.c:XXXX", str(raised.value)) == message
+
+
+def test_check_refuses_a_worker_that_does_not_exist(cfg: Any) -> None:
+    """The message names the class, in one line."""
+    settings.apply(cfg, {"worker_class": "no.such.Worker"}, source="cfg")
+    with pytest.raises(SettingsError, match=r"^worker_class cannot be 'no\.such\.Worker' [^\n]+$"):
+        checks.check(cfg)
+
+
+# -- TLS
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A certificate with its key, in one file."""
+    path = tmp_path_factory.mktemp("tls") / "server.pem"
+    trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(path))
+    return str(path)
+
+
+def test_certificate_passes(cfg: Any, certificate: str) -> None:
+    """A certificate with its key in the same file is what the workers can use."""
+    settings.apply(cfg, {"certfile": certificate, "ca_certs": certificate, "cert_reqs": 2}, source="cfg")
+    checks.check(cfg)
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [
+        ({"keyfile": __file__}, "certfile"),
+        ({"ca_certs": __file__}, "ca_certs"),
+        ({"ciphers": "none"}, "ciphers"),
+        (
+            {"cert_reqs": 2},
+            "cert_reqs cannot be 2 (no client could be verified); allowed: 2 only with ca_certs",
+        ),
+    ],
+)
+def test_tls_refuses(cfg: Any, certificate: str, options: dict[str, Any], refused: str) -> None:
+    """What would end every worker, or turn every client away, is told before there is one."""
+    settings.apply(cfg, {"certfile": certificate, **options}, source="cfg")
+    with pytest.raises(SettingsError) as raised:
+        checks.check(cfg)
+    assert str(raised.value).startswith(refused)
+
+
+def test_encrypted_key_is_refused(cfg: Any, certificate: str, tmp_path: Path) -> None:
+    """A key with a pass phrase is refused; OpenSSL would ask for it, on the terminal, in each worker."""
+    key = load_pem_private_key(Path(certificate).read_bytes(), None)
+    encrypted = tmp_path / "key.pem"
+    encrypted.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+    )
+    settings.apply(cfg, {"certfile": certificate, "keyfile": str(encrypted)}, source="cfg")
+    with pytest.raises(SettingsError, match="without a pass phrase"):
+        checks.check(cfg)
