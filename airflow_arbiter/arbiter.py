@@ -95,6 +95,23 @@ class AirflowArbiter(WorkerKeeper):
                 because="more than workers",
             )
 
+    def start(self) -> None:
+        """
+        Bind, and tell whoever waits for it.
+
+        :raises SystemExit: with 1 where that fails; nothing of us is left behind then.
+        """
+        try:
+            super().start()
+        except BaseException as error:
+            sock.close_sockets(self.LISTENERS, unlink=self._owns_socket_files())
+            if self.pidfile is not None:
+                self.pidfile.unlink()
+            if isinstance(error, Exception):
+                events.publish_exception("arbiter.start_failed", error=str(error))
+                sys.exit(1)
+            raise
+
     # -- observe, decide, act --------------------------------------------------------------------------------
 
     def manage_workers(self) -> None:

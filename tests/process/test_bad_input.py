@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,38 @@ def test_nothing_starts_half_configured(
     assert says in ended.stderr
     assert ended.stderr.count("\n") == 1
     assert not pid_file.exists()
+
+
+def test_address_that_is_taken_leaves_no_pid_file(tmp_path: Path) -> None:
+    """A server that cannot bind ends with 1, and takes its pid file with it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bind = f"--bind=127.0.0.1:{taken.getsockname()[1]}"
+        ended, left = run(tmp_path, bind, "--pid=server.pid")
+    assert (ended.returncode, left) == (1, [])
+    assert "Connection in use" in ended.stderr
+    assert not (tmp_path / "server.pid").exists()
+
+
+def test_pid_file_of_another_server_stays(tmp_path: Path) -> None:
+    """Where the pid file names a living process, the server ends with 1 and says why; the file stays."""
+    (tmp_path / "server.pid").write_text(f"{os.getpid()}\n")
+    ended, left = run(tmp_path, "--bind=127.0.0.1:0", "--pid=server.pid")
+    assert (ended.returncode, left) == (1, [])
+    assert f"Already running on PID {os.getpid()}" in ended.stderr
+    assert (tmp_path / "server.pid").read_text() == f"{os.getpid()}\n"
+
+
+@pytest.mark.parametrize("hook", ["on_starting", "when_ready"])
+def test_hook_that_raises_at_the_start_ends_it_clean(tmp_path: Path, hook: str) -> None:
+    """A start that a hook breaks off ends with 1 and the hook's error, and leaves no file behind."""
+    (tmp_path / "gunicorn.conf.py").write_text(f"def {hook}(server): raise RuntimeError('hook is broken')")
+    ended, left = run(tmp_path, "--bind=unix:server.sock", "--pid=server.pid")
+    assert (ended.returncode, left) == (1, [])
+    assert ended.stderr.count("arbiter.start_failed") == 1
+    assert "hook is broken" in ended.stderr
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__") == [
+        "gunicorn.conf.py"
+    ]
 
 
 # -- by SIGHUP
