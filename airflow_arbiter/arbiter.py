@@ -13,13 +13,14 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from gunicorn import sock
 from gunicorn.errors import HaltServer
 
-from airflow_arbiter import events, logconfig, logfiles, memory, settings
+from airflow_arbiter import checks, events, logconfig, logfiles, memory, settings
 from airflow_arbiter.children import WorkerKeeper
 from airflow_arbiter.errors import ArbiterError
 from airflow_arbiter.memory import Container
@@ -28,6 +29,7 @@ from airflow_arbiter.pool import (
     Action,
     Drain,
     Dump,
+    Event,
     Halt,
     Kill,
     PoolView,
@@ -73,6 +75,7 @@ class AirflowArbiter(WorkerKeeper):
         self._container = Container()
         self._wake_in_s = IDLE_WAKE_S
         self._title = ""
+        self._told: tuple[Event, ...] = ()
         super().__init__(app)
 
     def setup(self, app: Any) -> None:
@@ -84,16 +87,12 @@ class AirflowArbiter(WorkerKeeper):
         if self.log is None:
             self.log = logfiles.set_up(app.cfg)
         super().setup(app)
+        corrections = checks.corrections(self.cfg)
+        for name, value in corrections.values.items():
+            self.cfg.set(name, value)
         self._policy = settings.policy(self.cfg)
-        if self.cfg.worker_refresh_batch_size > self.cfg.workers:
-            events.publish(
-                "settings.lowered",
-                level="warning",
-                option="worker_refresh_batch_size",
-                value=self.cfg.worker_refresh_batch_size,
-                lowered_to=self._policy.surge,
-                because="more than workers",
-            )
+        told, self._told = self._told, corrections.events
+        self._publish(event for event in corrections.events if event not in told)
 
     def start(self) -> None:
         """
@@ -112,6 +111,10 @@ class AirflowArbiter(WorkerKeeper):
                 sys.exit(1)
             raise
 
+    def _publish(self, happened: Iterable[Event]) -> None:
+        for event in happened:
+            events.publish(event.name, level=event.level, **dict(event.values))
+
     # -- observe, decide, act --------------------------------------------------------------------------------
 
     def manage_workers(self) -> None:
@@ -122,8 +125,7 @@ class AirflowArbiter(WorkerKeeper):
             decision = plan(view, self._policy)
             self._state = decision.state
             self._wake_in_s = decision.wake_in_s
-            for event in decision.events:
-                events.publish(event.name, level=event.level, **dict(event.values))
+            self._publish(decision.events)
             for action in decision.actions:
                 self._act(action)
             self._show_title()

@@ -1,5 +1,5 @@
 """
-What options must not be, once all of them are known.
+What options must not be, once all of them are known, and which of them are lowered to fit.
 
 Owns what can only be told of a whole configuration: which options contradict each other, would break the
 promises, or cannot be had on this machine. What a single value may be is in :mod:`airflow_arbiter.limits`.
@@ -7,15 +7,18 @@ promises, or cannot be had on this machine. What a single value may be is in :mo
 
 from __future__ import annotations
 
+import math
 import os
 import ssl
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from gunicorn.config import Config
 
-from airflow_arbiter import limits, settings
+from airflow_arbiter import ignored, limits, settings
 from airflow_arbiter.errors import SettingsError
+from airflow_arbiter.pool import Event
 
 LONGEST_SOCKET_NAME = 107
 """Bytes, of a Unix socket's path on Linux."""
@@ -39,6 +42,15 @@ def check(cfg: Config) -> None:
         "a list of NAME=VALUE",
         lambda _: _check_environment(cfg.env),
     )
+    if 0 < cfg.worker_refresh_interval <= cfg.min_ready_seconds:
+        raise SettingsError(
+            limits.refusal(
+                "min_ready_seconds",
+                cfg.min_ready_seconds,
+                "workers would be due before they count",
+                f"less than worker_refresh_interval, which is {cfg.worker_refresh_interval}",
+            )
+        )
 
 
 def _try(name: str, value: object, allowed: str, look: Callable[[Any], object]) -> None:
@@ -134,3 +146,71 @@ def _check_tls(cfg: Config) -> None:
         raise SettingsError(
             limits.refusal("cert_reqs", cfg.cert_reqs, "no client could be verified", "2 only with ca_certs")
         )
+
+
+# -- corrections
+# -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corrections:
+    """
+    What is served with in place of what was asked for.
+
+    :param values: settings that have been lowered, by name.
+    :param events: what the operator should hear: what was lowered, and what has no effect.
+    """
+
+    values: Mapping[str, int | float]
+    events: tuple[Event, ...]
+
+
+def corrections(cfg: Config) -> Corrections:
+    """
+    Lower what does not fit, and tell of it and of what has no effect.
+
+    The same for a start and a reload; changes nothing itself.
+
+    :param cfg: options that :func:`check` has let pass.
+    """
+    ceilings: list[tuple[str, float, str]] = [
+        ("worker_refresh_batch_size", cfg.workers, "more than workers"),
+        ("health_check_timeout", cfg.worker_boot_timeout, "more than worker_boot_timeout"),
+    ]
+    if cfg.termination_grace_period:
+        left_s = math.floor(cfg.termination_grace_period - limits.STOP_MARGIN_S)
+        ceilings.append(
+            (
+                "graceful_timeout",
+                left_s,
+                f"termination_grace_period, less {limits.STOP_MARGIN_S} s for the server itself",
+            )
+        )
+    lowered = [
+        (name, cfg.settings[name].get(), ceiling, because)
+        for name, ceiling, because in ceilings
+        if cfg.settings[name].get() > ceiling
+    ]
+    return Corrections(
+        values={name: ceiling for name, _, ceiling, _ in lowered},
+        events=(
+            *(
+                _warning("settings.lowered", option=name, value=value, lowered_to=ceiling, because=because)
+                for name, value, ceiling, because in lowered
+            ),
+            *(
+                _warning("settings.ignored", option=name, because=because)
+                for name, because in ignored.IGNORED.items()
+                if name in cfg.settings and _is_changed(cfg, name)
+            ),
+        ),
+    )
+
+
+def _is_changed(cfg: Config, name: str) -> bool:
+    setting = cfg.settings[name]
+    return bool(setting.get() != type(setting)().get())
+
+
+def _warning(name: str, **values: str | float) -> Event:
+    return Event(name=name, level="warning", values=tuple(values.items()))

@@ -19,6 +19,12 @@ from typing import Any
 YEAR_S = 31_536_000
 """The longest duration: nobody waits for more, and no sum with a clock comes near an overflow."""
 
+STOP_MARGIN_S = 2
+"""What the server keeps, of the time that a platform gives it to stop, for its own end after the workers'."""
+
+SHORTEST_GRACE_S = STOP_MARGIN_S + 1
+"""Leaves the workers one second, which is the shortest ``graceful_timeout`` that is a time at all."""
+
 MOST_WORKERS = 1_000
 MOST_REQUESTS = 1_000_000_000
 LARGEST_SIZE = 2**50
@@ -70,6 +76,11 @@ def number_above(low: float, high: float) -> Limit:
     return Limit(partial(_read_above, low, high), f"a number above {low}, up to {high}")
 
 
+def number_or_zero(low: float, high: float) -> Limit:
+    """Make a limit for numbers that also has 0, for "none"."""
+    return Limit(partial(_read_or_zero, low, high), f"0, or a number from {low} to {high}")
+
+
 def _within(read: Any, low: float, high: float) -> Any:
     if read < low:
         raise ValueError(f"below {low}")
@@ -104,6 +115,10 @@ def _read_above(low: float, high: float, value: Any) -> float:
     if read == low:
         raise ValueError(f"not above {low}")
     return read
+
+
+def _read_or_zero(low: float, high: float, value: Any) -> float:
+    return _read_number(low, high, value) if _read_number(0, high, value) else 0.0
 
 
 def _read_mode(value: Any) -> int:

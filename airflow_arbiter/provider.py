@@ -46,6 +46,7 @@ _OUR_OPTIONS = (
     "min_ready_seconds",
     "health_check_timeout",
     "worker_max_memory",
+    "termination_grace_period",
 )
 """Those of our settings that mean the same in the ``[api]`` section; checked where all settings are."""
 

@@ -63,6 +63,13 @@ _OPTIONS = {
         "Private memory at which a worker is replaced, in bytes or as ``512M``, ``1.5G``; 0 never. Private\n"
         "is what no other process shares: far less than ``ps`` shows.",
     ),
+    "termination_grace_period": _option(
+        "float",
+        "0",
+        "Seconds from SIGTERM to SIGKILL that the platform gives the whole server, as Kubernetes'\n"
+        "``terminationGracePeriodSeconds`` or systemd's ``TimeoutStopSec``; 0 where it is not known. A\n"
+        "``worker_timeout`` that does not fit is lowered for the drain of a worker, with a warning.",
+    ),
     "reload_on_plugin_change": _option(
         "boolean",
         "False",

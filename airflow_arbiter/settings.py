@@ -196,6 +196,22 @@ class HealthCheckTimeout(_InOurSection, Setting):
     default = 5.0
     desc = """\
         Time for the answer to one health check, in seconds.
+
+        More than ``worker_boot_timeout`` is lowered to it, with a warning.
+        """
+
+
+class TerminationGracePeriod(_InOurSection, Setting):
+    name = "termination_grace_period"
+    cli = ["--termination-grace-period"]
+    meta = "SECONDS"
+    validator = limits.number_or_zero(limits.SHORTEST_GRACE_S, limits.YEAR_S)
+    default = 0.0
+    desc = """\
+        Time from SIGTERM to SIGKILL that the platform gives the whole server, in seconds; 0 not known.
+
+        Kubernetes' ``terminationGracePeriodSeconds``, systemd's ``TimeoutStopSec``. A ``graceful_timeout``
+        that does not fit, with 2 s for the server itself, is lowered, with a warning.
         """
 
 
@@ -207,6 +223,7 @@ OURS: tuple[type[Setting], ...] = (
     MinReadySeconds,
     HealthCheckPath,
     HealthCheckTimeout,
+    TerminationGracePeriod,
     WorkerMaxMemory,
     WorkerMemoryInterval,
     WorkerMinLifetime,
@@ -260,10 +277,10 @@ def policy(cfg: Config) -> RolloutPolicy:
     """
     Put together what the planner wants to know.
 
-    The surge is lowered to the number of workers.
+    :param cfg: options that fit each other, see :func:`airflow_arbiter.checks.corrections`.
     """
     return RolloutPolicy(
-        surge=min(cfg.worker_refresh_batch_size, cfg.workers),
+        surge=cfg.worker_refresh_batch_size,
         refresh_interval_s=cfg.worker_refresh_interval,
         refresh_jitter=cfg.worker_refresh_jitter,
         boot_timeout_s=cfg.worker_boot_timeout,

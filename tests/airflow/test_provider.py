@@ -22,6 +22,7 @@ OURS = {
     "min_ready_seconds": "0",
     "health_check_path": "",
     "health_check_timeout": "5",
+    "termination_grace_period": "0",
     "reload_on_plugin_change": "False",
 }
 
@@ -145,6 +146,7 @@ def test_development_mode_is_left_alone(start_command: Start) -> None:
         ((), {"AIRFLOW__API__WORKER_BOOT_TIMEOUT": "soon"}, "worker_boot_timeout cannot be 'soon'"),
         ((), {"AIRFLOW__API__WORKER_REFRESH_INTERVAL": "1h"}, "worker_refresh_interval"),
         ((), {"AIRFLOW__API__GUNICORN_ARBITER": "mine"}, "gunicorn_arbiter cannot be 'mine'"),
+        ((), {"AIRFLOW__API__TERMINATION_GRACE_PERIOD": "2"}, "termination_grace_period cannot be '2'"),
         ((), {"GUNICORN_CMD_ARGS": "--no-such-option"}, "unrecognized arguments"),
         ((), {"WEB_CONCURRENCY": "many"}, "WEB_CONCURRENCY cannot be 'many'"),
         (("--worker-timeout=99999999",), {}, "timeout cannot be 99999999"),

@@ -14,6 +14,7 @@ import pytest
 from harness.load import Load
 from harness.server import free_port
 from harness.starting import HARNESS, Start
+from harness.waiting import eventually
 
 import airflow_arbiter
 
@@ -39,7 +40,11 @@ def run(
         },
         start_new_session=True,
     )
-    stdout, stderr = started.communicate(timeout=60)
+    try:
+        stdout, stderr = started.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        os.killpg(started.pid, signal.SIGKILL)
+        raise
     left = [pid for pid in psutil.pids() if _session(pid) == started.pid]
     return subprocess.CompletedProcess([], started.returncode, stdout, stderr), left
 
@@ -71,10 +76,15 @@ def _session(pid: int) -> int | None:
         (["--certfile=log.json"], {}, "certfile cannot be 'log.json' ("),
         (["--chdir=log.json"], {}, "chdir cannot be 'log.json' (no such directory)"),
         (["--env==x"], {}, "raw_env cannot be ['=x'] (a variable without a name)"),
-        (["--http-protocols=h2"], {}, "http_protocols includes h2 but the h2 package is not installed"),
         (["--name=a\nb"], {}, r"proc_name cannot be 'a\nb' (it has control characters)"),
         ([os.fsdecode(b"--name=\xff")], {}, "is not UTF-8"),
         (["--reload"], {}, "reload cannot be True"),
+        (["--termination-grace-period=2"], {}, "termination_grace_period cannot be '2' (below 3)"),
+        (
+            ["--min-ready-seconds=60", "--worker-refresh-interval=60"],
+            {},
+            "min_ready_seconds cannot be 60.0 (workers would be due before they count)",
+        ),
         ([], {"WEB_CONCURRENCY": "many"}, "environment: WEB_CONCURRENCY cannot be 'many' ("),
         ([], {"WEB_CONCURRENCY": "-1"}, "environment: WEB_CONCURRENCY cannot be '-1' (below 0)"),
         ([], {"WEB_CONCURRENCY": "0"}, "workers cannot be 0 (below 1)"),
@@ -137,6 +147,8 @@ BAD_RELOADS = {
     "workers cannot be 1000000": "workers = 10**6",
     "timeout cannot be 1e+308": "timeout = 1e308",
     "worker_boot_timeout cannot be nan": "worker_boot_timeout = float('nan')",
+    "min_ready_seconds cannot be 9.0": "min_ready_seconds = 9\nworker_refresh_interval = 9",
+    "termination_grace_period cannot be 1": "termination_grace_period = 1",
     "worker_tmp_dir cannot be 'none'": "worker_tmp_dir = 'none'",
     "loglevel cannot be 'loud'": "loglevel = 'loud'",
     "no.such.Handler": f"logconfig_dict = {BAD_LOG}",
@@ -166,3 +178,38 @@ def test_a_reload_that_cannot_be_changes_nothing(start: Start, tmp_path: Path) -
         server.wait_event("rollout.completed")
         server.wait_ready(3, generation=2)
     assert load.failures == {}
+
+
+def test_what_does_not_fit_is_lowered_at_the_start_and_by_reload(start: Start, tmp_path: Path) -> None:
+    """Both ways lead to the same values, each told; a stop then fits into what the platform gives."""
+    config = tmp_path / "conf.py"
+    config.write_text("worker_refresh_batch_size = 9\nthreads = 4")
+    server = start(f"--config={config}", "--graceful-timeout=60", workers=2)
+    server.wait_ready(2)
+    (lowered,) = server.wait_event("settings.lowered")
+    assert lowered.values["option"] == "worker_refresh_batch_size"
+    assert lowered.values["lowered_to"] == "2"
+    (unheeded,) = server.wait_event("settings.ignored")
+    assert unheeded.values["option"] == "threads"
+    config.write_text("threads = 4\ntermination_grace_period = 4\nworker_boot_timeout = 4")
+    server.send(signal.SIGHUP)
+    seen = [event.values for event in server.wait_event("settings.lowered", 3)[1:]]
+    assert {values["option"]: values["lowered_to"] for values in seen} == {
+        "health_check_timeout": "4.0",
+        "graceful_timeout": "2",
+    }
+    server.wait_event("rollout.completed")
+    server.wait_ready(2, generation=2)
+    assert server.events("settings.ignored") == [unheeded]  # told already
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(b"GET /hold?s=60 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        eventually(
+            lambda: any(
+                connection.raddr and connection.raddr.port == client.getsockname()[1]
+                for worker in server.ready()
+                for connection in psutil.Process(worker.pid).net_connections("tcp")
+            ),
+            what="a worker holds the request",
+        )
+        server.send(signal.SIGTERM)
+        assert server.wait_exit(4) == 0

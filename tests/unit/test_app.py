@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gunicorn.config import Config
 
 from airflow_arbiter import AirflowGunicornApp, IntegrationError, SettingsError
 
@@ -195,6 +196,14 @@ def test_wrong_option_in_cfg(given: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError) as raised:
         AirflowGunicornApp({**APP, **given})
     assert str(raised.value) == message
+
+
+@pytest.mark.skipif(not hasattr(Config, "validate"), reason="gunicorn before 27 looks at no two options")
+def test_what_gunicorn_refuses_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gunicorn's own objection to a combination is ours to tell, in one line."""
+    monkeypatch.setattr("gunicorn.http2.is_http2_available", lambda: False)
+    with pytest.raises(SettingsError, match=r"^http_protocols includes h2 but the h2 package is not [^\n]*$"):
+        AirflowGunicornApp({**APP, "http_protocols": "h2"})
 
 
 def test_wrong_option_in_the_file(tmp_path: Path) -> None:

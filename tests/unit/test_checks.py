@@ -1,4 +1,4 @@
-"""What options must not be together."""
+"""What options must not be together, and what is lowered to fit."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from gunicorn.config import Config
 
-from airflow_arbiter import checks, settings
+from airflow_arbiter import checks, ignored, settings
 from airflow_arbiter.errors import SettingsError
+from airflow_arbiter.pool import Event
 
 
 @pytest.fixture
@@ -71,6 +72,12 @@ def test_ours_passes(cfg: Any) -> None:
             {"dirty_workers": 1, "dirty_apps": ["a:b"]},
             "dirty_workers is not supported; allowed: 0",
             id="dirty-workers",
+        ),
+        pytest.param(
+            {"worker_refresh_interval": 60, "min_ready_seconds": 60},
+            "min_ready_seconds cannot be 60.0 (workers would be due before they count); "
+            "allowed: less than worker_refresh_interval, which is 60.0",
+            id="due-before-it-counts",
         ),
         *(
             pytest.param(
@@ -177,3 +184,122 @@ def test_encrypted_key_is_refused(cfg: Any, certificate: str, tmp_path: Path) ->
     settings.apply(cfg, {"certfile": certificate, "keyfile": str(encrypted)}, source="cfg")
     with pytest.raises(SettingsError, match="without a pass phrase"):
         checks.check(cfg)
+
+
+# -- corrections
+# --------------------------------------------------------------------------------------------------
+
+
+def lowered(option: str, value: float, to: float, because: str) -> Event:
+    return Event(
+        name="settings.lowered",
+        level="warning",
+        values=(("option", option), ("value", value), ("lowered_to", to), ("because", because)),
+    )
+
+
+GRACE = "termination_grace_period, less 2 s for the server itself"
+
+
+@pytest.mark.parametrize(
+    ("options", "values", "events"),
+    [
+        pytest.param({}, {}, (), id="defaults-fit"),
+        pytest.param(
+            {"workers": 2, "worker_refresh_batch_size": 3},
+            {"worker_refresh_batch_size": 2},
+            (lowered("worker_refresh_batch_size", 3, 2, "more than workers"),),
+            id="surge-above-workers",
+        ),
+        pytest.param({"workers": 3, "worker_refresh_batch_size": 3}, {}, (), id="surge-of-workers"),
+        pytest.param({"worker_refresh_batch_size": 0}, {}, (), id="surge-0"),
+        pytest.param(
+            {"worker_boot_timeout": 4},
+            {"health_check_timeout": 4.0},
+            (lowered("health_check_timeout", 5.0, 4.0, "more than worker_boot_timeout"),),
+            id="probe-longer-than-the-boot",
+        ),
+        pytest.param({"worker_boot_timeout": 5}, {}, (), id="probe-as-long-as-the-boot"),
+        pytest.param(
+            {"termination_grace_period": 30},
+            {"graceful_timeout": 28},
+            (lowered("graceful_timeout", 30, 28, GRACE),),
+            id="drain-longer-than-the-grace",
+        ),
+        pytest.param(
+            {"termination_grace_period": 30.9, "graceful_timeout": 29},
+            {"graceful_timeout": 28},
+            (lowered("graceful_timeout", 29, 28, GRACE),),
+            id="drain-a-whole-number",
+        ),
+        pytest.param({"termination_grace_period": 32}, {}, (), id="drain-that-just-fits"),
+        pytest.param(
+            {"termination_grace_period": 3},
+            {"graceful_timeout": 1},
+            (lowered("graceful_timeout", 30, 1, GRACE),),
+            id="shortest-grace",
+        ),
+        pytest.param({"graceful_timeout": 3600}, {}, (), id="grace-not-known"),
+        pytest.param({"timeout": 0}, {}, (), id="heartbeat-never"),
+        pytest.param(
+            {"threads": 4, "statsd_host": "localhost:8125"},
+            {},
+            tuple(
+                Event(
+                    name="settings.ignored",
+                    level="warning",
+                    values=(("option", option), ("because", ignored.IGNORED[option])),
+                )
+                for option in ("threads", "statsd_host")
+            ),
+            id="ignored",
+        ),
+    ],
+)
+def test_corrections(
+    cfg: Any, options: dict[str, Any], values: dict[str, float], events: tuple[Event, ...]
+) -> None:
+    """What does not fit is lowered until it does, and each correction is told; nothing is set meanwhile."""
+    settings.apply(cfg, options, source="cfg")
+    checks.check(cfg)
+    before = {name: setting.get() for name, setting in cfg.settings.items()}
+    assert checks.corrections(cfg) == checks.Corrections(values=values, events=events)
+    assert {name: setting.get() for name, setting in cfg.settings.items()} == before
+    for name, value in values.items():
+        cfg.set(name, value)
+    assert checks.corrections(cfg).values == {}
+
+
+OTHERS = (
+    7,
+    20000,
+    True,
+    False,
+    "h2c",
+    "off",
+    "v1",
+    "uvloop",
+    "on",
+    "fast",
+    "dangerous",
+    "x",
+    ["x"],
+    {"x": "y"},
+)
+HOOKS = (lambda _: 0, lambda _, __: 0, lambda _, __, ___: 0, lambda _, __, ___, ____: 0)
+
+
+@pytest.mark.parametrize("name", sorted(set(ignored.IGNORED) & set(Config().settings)))
+def test_each_ignored_setting_is_told(cfg: Any, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """An operator who sets what has no effect is told once, with the reason; a default says nothing."""
+    default = cfg.settings[name].get()
+    for value in (*OTHERS, *HOOKS, ["h:1"], "127.0.0.2", "h1,h2", [__file__], "inotify"):
+        try:
+            settings.apply(cfg, {name: value}, source="cfg")
+        except SettingsError:
+            continue
+        if cfg.settings[name].get() != default:
+            break
+    capsys.readouterr()  # gunicorn warns of ssl_version there
+    (event,) = checks.corrections(cfg).events
+    assert event.values == (("option", name), ("because", ignored.IGNORED[name]))

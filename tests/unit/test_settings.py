@@ -22,6 +22,7 @@ NAMES = [
     "min_ready_seconds",
     "health_check_path",
     "health_check_timeout",
+    "termination_grace_period",
     "worker_max_memory",
     "worker_memory_interval",
     "worker_min_lifetime",
@@ -36,6 +37,7 @@ ALLOWED = {
     "min_ready_seconds": "a number from 0 to 31536000",
     "health_check_path": "a path that starts with '/', or nothing",
     "health_check_timeout": "a number above 0, up to 31536000",
+    "termination_grace_period": "0, or a number from 3 to 31536000",
     "worker_max_memory": "a number of bytes from 0 to 1125899906842624, or such as 512M or 1.5G",
     "worker_memory_interval": "a number above 0, up to 31536000",
     "worker_min_lifetime": "a number from 0 to 31536000",
@@ -82,6 +84,7 @@ def test_defaults(cfg: Any) -> None:
         "min_ready_seconds": 0.0,
         "health_check_path": None,
         "health_check_timeout": 5.0,
+        "termination_grace_period": 0.0,
         "worker_max_memory": 0,
         "worker_memory_interval": 10.0,
         "worker_min_lifetime": 60.0,
@@ -116,6 +119,8 @@ def test_defaults(cfg: Any) -> None:
         ("health_check_path", "", None),
         ("health_check_path", None, None),
         ("health_check_timeout", "0.5", 0.5),
+        ("termination_grace_period", "0", 0.0),
+        ("termination_grace_period", 3, 3.0),
         ("worker_max_memory", "512M", 512 * 2**20),
         ("worker_max_memory", "1.5g", 3 * 2**29),
         ("worker_max_memory", "64 KiB", 64 * 2**10),
@@ -143,6 +148,7 @@ NO_NUMBERS: list[object] = [
     ("name", "value"),
     [
         *((name, value) for name in NUMBERS for value in NO_NUMBERS),
+        ("termination_grace_period", 2.9),
         *((name, 31536001) for name in NUMBERS if name != "worker_max_memory"),
         ("worker_max_memory", 2**50 + 1),
         ("worker_refresh_jitter", 1.01),
@@ -266,17 +272,11 @@ def test_apply_sets_all(cfg: Any) -> None:
             ),
             id="each-in-its-place",
         ),
-        pytest.param(
-            {"workers": 2, "worker_refresh_batch_size": 3}, RolloutPolicy(surge=2), id="surge-above-workers"
-        ),
-        pytest.param(
-            {"workers": 3, "worker_refresh_batch_size": 3}, RolloutPolicy(surge=3), id="surge-of-workers"
-        ),
         pytest.param({"worker_refresh_batch_size": 0}, RolloutPolicy(surge=0), id="surge-0"),
         pytest.param({"timeout": 0}, RolloutPolicy(heartbeat_timeout_s=0), id="timeout-0-is-never"),
     ],
 )
 def test_policy(cfg: Any, options: dict[str, Any], expected: RolloutPolicy) -> None:
-    """The planner is told what the operator wants, with no more surge than workers."""
+    """The planner is told what the operator wants, each value in its place."""
     settings.apply(cfg, options, source="cfg")
     assert settings.policy(cfg) == expected
