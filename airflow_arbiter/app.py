@@ -11,22 +11,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
-import signal
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.machinery import SourceFileLoader
 from importlib.metadata import version
-from types import FrameType
+from pathlib import Path
 from typing import Any, NoReturn
 
 from gunicorn import util
 from gunicorn.app.base import Application, BaseApplication
-from gunicorn.arbiter import Arbiter
 from gunicorn.config import get_default_config_file
-from gunicorn.errors import AppImportError, ConfigError
+from gunicorn.errors import ConfigError
 
-from airflow_arbiter import capture, checks, events, limits, logconfig, settings
-from airflow_arbiter.arbiter import AirflowArbiter
+from airflow_arbiter import checks, handover, launch, limits, logconfig, settings
 from airflow_arbiter.errors import IntegrationError, SettingsError
 
 USAGE = "%(prog)s [OPTIONS] [APP_MODULE]"
@@ -49,35 +47,26 @@ class _ArbiterApplication(BaseApplication):
     """
 
     cfg: Any
+    environ: dict[str, str]
 
     def run(self) -> None:
-        capture.install()
-        asked: list[int] = []
+        """
+        Serve until told to stop.
 
-        def leave(sig: int, _frame: FrameType | None) -> None:
-            asked.append(sig)
-            raise SystemExit(0)
-
-        # The arbiter sets its own handlers when it starts; until then it preloads, which takes seconds.
-        for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-            signal.signal(sig, leave)
+        :raises SystemExit: always in the end.
+        :raises IntegrationError: in a program that is loaded once more, for a reload.
+        """
+        if handover.is_loading_main():
+            raise IntegrationError(
+                "the program that serves is loaded anew for a reload, and would start a second server; put "
+                "its run() under `if __name__ == '__main__':`"
+            )
+        self.environ = dict(os.environ)
         try:
-            arbiter = AirflowArbiter(self)
+            launch.start(self)
         except SettingsError as error:
             sys.stderr.write(f"{self.cfg.prog}: error: {error}\n")
             sys.exit(USAGE_ERROR)
-        except AppImportError as error:
-            events.publish("app.load_failed", level="error", error=str(error))
-            sys.exit(Arbiter.WORKER_BOOT_ERROR)
-        except (Exception, SystemExit):
-            # Only preloading the app runs foreign code here; whatever it raises, we cannot boot.
-            if asked:
-                sys.exit(0)
-            events.publish_exception("app.load_failed")
-            sys.exit(Arbiter.WORKER_BOOT_ERROR)
-        if asked:
-            sys.exit(0)  # the import of the app has swallowed it
-        arbiter.run()
 
 
 class AirflowGunicornApp(Application, _ArbiterApplication):
@@ -91,6 +80,11 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
     :raises IntegrationError: when neither an app is named nor Airflow is installed.
     """
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> AirflowGunicornApp:  # noqa: PYI034  # 3.10 has no Self
+        made: AirflowGunicornApp = super().__new__(cls)
+        made._made_of = (args, kwargs)
+        return made
+
     def __init__(
         self,
         cfg: Mapping[str, Any] | None = None,
@@ -98,6 +92,7 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
         arguments: Sequence[str] | None = None,
         prog: str | None = None,
     ) -> None:
+        self.environ = dict(os.environ)
         self._options = dict(cfg or {})
         self._arguments = arguments
         self.app_uri: str | None = None
@@ -252,6 +247,25 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
         if self.app_uri is None:
             return _airflow().load_app()
         return util.import_app(self.app_uri)
+
+    def origin(self) -> tuple[str, str]:
+        """
+        Tell how another process makes this application anew.
+
+        :return: as :func:`airflow_arbiter.handover.carry`.
+        :raises IntegrationError: for options that cannot be carried.
+        """
+        args, kwargs = self._made_of
+        return handover.carry(type(self), args, kwargs)
+
+    def troubles(self) -> list[str]:
+        """What is wrong with the app that was loaded, though it serves; e.g. plugins that are broken."""
+        return _airflow().broken_plugins() if self.app_uri is None else []
+
+    def watched_folders(self) -> list[Path]:
+        """The folders whose change asks for a reload."""
+        plugins = [_airflow().plugins_folder()] if self.cfg.reload_on_plugin_change else []
+        return [*plugins, *(Path(path).absolute() for path in self.cfg.reload_path)]
 
     def prepare_fork(self) -> None:
         """Let go, in the master, of what a worker must not inherit."""

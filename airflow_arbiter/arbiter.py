@@ -8,8 +8,6 @@ and why is decided in :mod:`airflow_arbiter.rollout`, and how processes are made
 
 from __future__ import annotations
 
-import logging.config
-import os
 import signal
 import sys
 import time
@@ -20,9 +18,8 @@ from typing import Any
 from gunicorn import sock
 from gunicorn.errors import HaltServer
 
-from airflow_arbiter import checks, events, logconfig, logfiles, memory, settings
+from airflow_arbiter import checks, events, logfiles, memory, rereading, settings, succession
 from airflow_arbiter.children import WorkerKeeper
-from airflow_arbiter.errors import ArbiterError
 from airflow_arbiter.memory import Container
 from airflow_arbiter.observation import view_of
 from airflow_arbiter.pool import (
@@ -40,6 +37,7 @@ from airflow_arbiter.pool import (
     Stop,
 )
 from airflow_arbiter.proctitle import set_title
+from airflow_arbiter.reloading import Reloader
 from airflow_arbiter.rollout import IDLE_WAKE_S, plan
 from airflow_arbiter.turns import SPAWN_BUDGET_S, Turns
 from airflow_arbiter.wakeup import Wakeup
@@ -51,9 +49,6 @@ else:
 
 EXIT_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 """Each makes a graceful stop that is under way a quick one."""
-
-_FIXED_SETTINGS = ("bind", "pidfile", "user", "group", "daemon", "umask")
-"""What only a restart can change; SIGHUP keeps the old values and says so."""
 
 
 class AirflowArbiter(WorkerKeeper):
@@ -70,11 +65,11 @@ class AirflowArbiter(WorkerKeeper):
         self._spawn_errors: list[str] = []
         self._lasting_errors: list[str] = []
         self._stop: Stop | None = None
-        self._started_at = time.monotonic()
         self._turns = Turns()
         self._container = Container()
         self._wake_in_s = IDLE_WAKE_S
-        self._title = ""
+        self._title = ("", "")
+        self.reloader = Reloader(self)
         self._told: tuple[Event, ...] = ()
         super().__init__(app)
 
@@ -86,7 +81,12 @@ class AirflowArbiter(WorkerKeeper):
         """
         if self.log is None:
             self.log = logfiles.set_up(app.cfg)
-        super().setup(app)
+        preload = app.cfg.settings["preload_app"]
+        is_preloaded, preload.value = preload.get(), False  # load() does that, when signals are heard
+        try:
+            super().setup(app)
+        finally:
+            preload.value = is_preloaded
         corrections = checks.corrections(self.cfg)
         for name, value in corrections.values.items():
             self.cfg.set(name, value)
@@ -94,12 +94,29 @@ class AirflowArbiter(WorkerKeeper):
         told, self._told = self._told, corrections.events
         self._publish(event for event in corrections.events if event not in told)
 
+    def load(self) -> None:
+        """
+        Load the app, where it is preloaded.
+
+        :raises Exception: whatever the app raises.
+        """
+        self.reloader.begin_watch()
+        if self.cfg.preload_app:
+            self.app.wsgi()
+            self.known_troubles = tuple(self.app.troubles())
+
     def start(self) -> None:
         """
-        Bind, and tell whoever waits for it.
+        Bind, and tell whoever waits for it; where an earlier image did, only listen to signals.
 
         :raises SystemExit: with 1 where that fails; nothing of us is left behind then.
         """
+        if self.pid is not None:
+            succession.take_pid_file(self)
+            self.init_signals()
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            self.call_hook("on_reload", self)
+            return
         try:
             super().start()
         except BaseException as error:
@@ -121,6 +138,8 @@ class AirflowArbiter(WorkerKeeper):
         """Take one turn."""
         self._wake_in_s = IDLE_WAKE_S
         try:
+            if self._stop is None:
+                self.reloader.turn()
             view = self._observe()
             decision = plan(view, self._policy)
             self._state = decision.state
@@ -206,18 +225,17 @@ class AirflowArbiter(WorkerKeeper):
         raise HaltServer(f"the app cannot boot: {action.cause}", self.WORKER_BOOT_ERROR)
 
     def _show_title(self) -> None:
-        title = f"master [{self.proc_name}]"
-        if title != self._title:
-            self._title = title
-            set_title(title)
+        title, state = f"master [{self.proc_name}]", "reload failed" if self.reloader.failure else ""
+        if (title, state) != self._title:
+            self._title = title, state
+            set_title(title, state=state)
 
     # -- signals and waiting ---------------------------------------------------------------------------------
 
     def init_signals(self) -> None:
         """Set the handlers up, and what wakes the loop: a signal, or a worker's byte."""
-        self._wakeup = Wakeup()
-        self.notify_fd = self._wakeup.notify_fd
-        signal.set_wakeup_fd(self._wakeup.signal_fd, warn_on_full_buffer=False)
+        self.wakeup = Wakeup(self.inherited_notify_fds)
+        signal.set_wakeup_fd(self.wakeup.signal_fd, warn_on_full_buffer=False)
         super().init_signals()
 
     def wait_for_signals(self, timeout: float = IDLE_WAKE_S) -> list[int]:
@@ -229,7 +247,7 @@ class AirflowArbiter(WorkerKeeper):
         """
         self._turns.end()
         if self.SIG_QUEUE.empty():
-            self._wakeup.wait(min(timeout, self._wake_in_s))
+            self.wakeup.wait(min(timeout, self._wake_in_s))
         self._turns.begin()
         signals: list[int] = []
         while not self.SIG_QUEUE.empty():
@@ -253,58 +271,18 @@ class AirflowArbiter(WorkerKeeper):
 
     def reload(self) -> None:
         """
-        Read the configuration anew and open a rollout to the next generation. Returns at once.
+        Take in the configuration and the code anew, in a new image of this process. Returns at once.
 
-        A configuration with an error changes nothing. A number of workers that was set by SIGTTIN or SIGTTOU
-        stays unless the configured one has changed: gunicorn falls back to that, and takes capacity away.
+        Where workers load the app themselves, the new configuration and the next generation are all it takes.
         """
         self._stats["reloads"] += 1
-        old, scaled = self.cfg, self.num_workers
-        self._reset_environment()
-        try:
-            self.app.reload()
-            # Tried here: gunicorn prints what is wrong with it, or (before 27) never looks at it again.
-            self.log.setup(self.app.cfg)
-            self.setup(self.app)
-        except (Exception, SystemExit) as error:
-            # A configuration is code, and may raise anything; none of it may end a server that serves.
-            self.app.restore(old)
-            self.cfg = old
-            self._num_workers = scaled
-            os.environ.update(old.env)
-            self._restore_log(old)
-            if isinstance(error, ArbiterError):
-                events.publish("reload.refused", level="error", error=str(error))
-            else:
-                events.publish_exception("reload.refused")
-            return
-        for name in _FIXED_SETTINGS:
-            if self.cfg.settings[name].get() != old.settings[name].get():
-                events.publish("reload.ignored", level="warning", option=name, because="needs a restart")
-                self.cfg.settings[name].value = old.settings[name].get()
-        if scaled and self.cfg.workers == old.workers:
-            self.num_workers = scaled
-        self.generation += 1
-        logfiles.reopen()
-        self.call_hook("on_reload", self)
+        self.reloader.want("SIGHUP")
+
+    def reread(self) -> None:
+        """Take in the configuration anew, with the code that this process has."""
+        rereading.reread(self)
         if not self._policy.surge:
             events.publish("rollout.off", level="warning", because="worker_refresh_batch_size is 0")
-
-    def _restore_log(self, cfg: Any) -> None:
-        """Bring the log of a configuration back, or one on standard error where even that fails."""
-        try:
-            self.log.setup(cfg)
-        except Exception:
-            logging.config.dictConfig(logconfig.build(level=cfg.loglevel, log_format="json"))
-            events.publish_exception("log.restore_failed")
-
-    def _reset_environment(self) -> None:
-        """Take back what the old configuration's ``raw_env`` had set."""
-        for name in self.cfg.env:
-            if name in self.cfg.env_orig:
-                os.environ[name] = self.cfg.env_orig[name]
-            else:
-                os.environ.pop(name, None)
 
     # -- stop ------------------------------------------------------------------------------------------------
 
@@ -315,6 +293,9 @@ class AirflowArbiter(WorkerKeeper):
         :param graceful: let them drain, for ``graceful_timeout``; a further SIGTERM, SIGINT or SIGQUIT cuts
             that short. Otherwise they get two seconds.
         """
+        if self._stop is not None:
+            return
+        self.reloader.close()
         sock.close_sockets(self.LISTENERS, unlink=self._owns_socket_files())
         self.LISTENERS = []
         now = time.monotonic()
@@ -329,7 +310,7 @@ class AirflowArbiter(WorkerKeeper):
         self._turns.end()
         events.publish(
             "arbiter.stopped",
-            uptime_s=round(time.monotonic() - self._started_at, 3),
+            uptime_s=round(time.monotonic() - self.started_at, 3),
             workers_spawned=self._stats["workers_spawned"],
             longest_turn_ms=round(self._turns.longest_s * 1000, 1),
         )

@@ -55,3 +55,14 @@ class Kept(Protocol):
     status: StatusPage
     tmp: Any
     book: Book
+
+
+@dataclass(slots=True, kw_only=True)
+class Adopted:
+    """A worker that an earlier image of this master has made."""
+
+    pid: int
+    age: int
+    status: StatusPage
+    tmp: Any
+    book: Book

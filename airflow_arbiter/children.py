@@ -22,8 +22,10 @@ from gunicorn.arbiter import Arbiter
 
 from airflow_arbiter import events, stacks
 from airflow_arbiter.books import Kept
+from airflow_arbiter.errors import IntegrationError
 from airflow_arbiter.observation import exit_cause, view_of
 from airflow_arbiter.pool import Departure
+from airflow_arbiter.wakeup import Wakeup
 from airflow_arbiter.workers import AirflowUvicornWorker
 
 
@@ -32,9 +34,13 @@ class WorkerKeeper(Arbiter):
     gunicorn's arbiter, with our way to make, signal and reap workers.
 
     :param app: the application; its ``cfg`` holds gunicorn's settings and ours.
+    :ivar started_at: when the server was started, in seconds of the monotonic clock.
     :ivar generation: the generation that new workers get.
     :ivar departures: workers that went since somebody last looked.
-    :ivar notify_fd: where a worker's byte wakes the loop.
+    :ivar wakeup: what the loop sleeps on, once it runs.
+    :ivar inherited_notify_fds: the pipe of workers that were there before this image of the master.
+    :ivar known_troubles: what was wrong with the app when it was loaded, without keeping it from serving.
+    :ivar load_error: why there is no app to make workers with, if there is none.
     """
 
     # Narrower than gunicorn's: only our workers have a status page.
@@ -49,8 +55,13 @@ class WorkerKeeper(Arbiter):
         self.WORKERS = {}
         self.LISTENERS: list[Any] = []
         self.generation = 1
+        self.started_at = time.monotonic()
+        self.pid: int | None = None
         self.departures: list[Departure] = []
-        self.notify_fd = -1
+        self.wakeup: Wakeup
+        self.inherited_notify_fds: tuple[int, int] | None = None
+        self.known_troubles: tuple[str, ...] = ()
+        self.load_error: BaseException | None = None
         super().__init__(app)
         # sys.argv has the path of __main__.py where the command was `python -m`; SIGUSR2 must start the same.
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
@@ -79,8 +90,11 @@ class WorkerKeeper(Arbiter):
         :param must_prove: whether it listens only once it is ready.
         :return: its pid, in the master; the child leaves by ``SystemExit`` through its caller's frames.
         :raises OSError: when the system has no process, descriptor or memory for it.
+        :raises IntegrationError: while there is no app.
         :raises Exception: whatever the hook ``pre_fork`` raises.
         """
+        if self.load_error is not None:
+            raise IntegrationError(f"the app could not be loaded: {self.load_error}") from self.load_error
         self.worker_age += 1
         worker = self.worker_class(
             self.worker_age, self.pid, self.LISTENERS, self.app, self.timeout / 2.0, self.cfg, self.log
@@ -88,7 +102,7 @@ class WorkerKeeper(Arbiter):
         worker.book.generation = self.generation
         worker.book.jitter = random.random()
         worker.must_prove = must_prove
-        worker.notify_fd = self.notify_fd
+        worker.notify_fd = self.wakeup.notify_fds[1]
         try:
             self._prepare_fork(worker)
             # A signal between the fork and the worker's own handlers would go into a copy of our queue.

@@ -201,6 +201,14 @@ def _read_directory(access: int, value: Any) -> Any:
     return value
 
 
+def _read_folders(value: Any) -> Any:
+    for path in value:
+        if not path:
+            raise ValueError("a folder without a name")
+        _read_directory(os.R_OK | os.X_OK, path)
+    return value
+
+
 def _read_file(value: Any) -> Any:
     if value:
         if not Path(value).is_file():
@@ -255,6 +263,7 @@ GUNICORNS: Mapping[str, Limit] = {
 PLACES: Mapping[str, Limit] = {
     "pidfile": NEW_FILE,
     "worker_tmp_dir": _DIRECTORY,
+    "reload_path": Limit(_read_folders, "folders that can be read"),
     "certfile": _FILE,
     "keyfile": _FILE,
     "ca_certs": _FILE,

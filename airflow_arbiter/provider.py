@@ -17,6 +17,7 @@ import os
 import re
 import ssl
 import sys
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -129,6 +130,7 @@ def _arbiter_options() -> dict[str, Any]:
     return {
         "worker_refresh_interval": conf.getint("api", "worker_refresh_interval", fallback=0),
         "worker_refresh_batch_size": conf.getint("api", "worker_refresh_batch_size", fallback=1),
+        "reload_on_plugin_change": conf.getboolean("api", "reload_on_plugin_change", fallback=False),
         "health_check_path": conf.get("api", "health_check_path", fallback="") or _health_path(),
         **{name: value for name, value in given.items() if value != ""},
     }
@@ -225,6 +227,18 @@ def load_app() -> Any:
     os.environ.setdefault("AIRFLOW_API_APPS", "all")
     get_signing_args()
     return providers_configuration_loaded(util.import_app)(APP_URI)
+
+
+def plugins_folder() -> Path:
+    """Where Airflow looks for plugins."""
+    return Path(conf.get("core", "plugins_folder"))
+
+
+def broken_plugins() -> list[str]:
+    """Tell which plugins could not be loaded, and why; Airflow serves without them."""
+    from airflow import plugins_manager
+
+    return [f"plugin {name}: {error}" for name, error in sorted(plugins_manager.get_import_errors().items())]
 
 
 def release_connections() -> None:

@@ -73,8 +73,8 @@ _OPTIONS = {
     "reload_on_plugin_change": _option(
         "boolean",
         "False",
-        "Replace all workers when the content of the plugins folder changes. Declared only: it takes\n"
-        "effect in a later release of airflow-arbiter.",
+        "Load the code anew and replace all workers when the content of the plugins folder changes. Content\n"
+        "that does not load, or is not healthy, changes nothing but the log.",
     ),
 }
 """What Airflow's ``[api]`` section does not declare itself."""

@@ -15,7 +15,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from gunicorn.config import Config, Setting
+from gunicorn.config import Config, Setting, validate_bool, validate_list_string
 
 from airflow_arbiter import limits
 from airflow_arbiter.errors import SettingsError
@@ -134,6 +134,44 @@ class HealthCheckPath(_InOurSection, Setting):
         """
 
 
+class ReloadOnPluginChange(_InOurSection, Setting):
+    name = "reload_on_plugin_change"
+    cli = ["--reload-on-plugin-change"]
+    action = "store_true"
+    validator = validate_bool
+    default = False
+    desc = """\
+        Load the code anew when the content of Airflow's plugins folder changes.
+
+        Two looks in a row must see the same new content. It is tried in a process of its own first; what does
+        not load, or is not healthy, changes nothing. Airflow's ``[api] reload_on_plugin_change``.
+        """
+
+
+class ReloadPath(_InOurSection, Setting):
+    name = "reload_path"
+    cli = ["--reload-path"]
+    action = "append"
+    meta = "PATH"
+    validator = validate_list_string
+    default: list[str] = []
+    desc = """\
+        Folder whose change asks for a reload, as ``reload_on_plugin_change``; may be given more than once.
+        """
+
+
+class ReloadCheckInterval(_InOurSection, Setting):
+    name = "reload_check_interval"
+    cli = ["--reload-check-interval"]
+    meta = "SECONDS"
+    validator = limits.SECONDS_ABOVE_0
+    type = float
+    default = 10.0
+    desc = """\
+        Time between two looks at the folders whose change asks for a reload, in seconds.
+        """
+
+
 class WorkerMaxMemory(_InOurSection, Setting):
     name = "worker_max_memory"
     cli = ["--worker-max-memory"]
@@ -224,6 +262,9 @@ OURS: tuple[type[Setting], ...] = (
     HealthCheckPath,
     HealthCheckTimeout,
     TerminationGracePeriod,
+    ReloadOnPluginChange,
+    ReloadPath,
+    ReloadCheckInterval,
     WorkerMaxMemory,
     WorkerMemoryInterval,
     WorkerMinLifetime,

@@ -22,7 +22,7 @@ _REASONS: tuple[Reason | None, ...] = (None, "age", "requests", "memory", "gener
 
 
 class Field(enum.IntEnum):
-    """The words of the page, by position."""
+    """The words of the page, by position. New ones come last: a reload may join two versions of us."""
 
     LISTENING_AT = 0
     READY_AT = 1
@@ -70,14 +70,16 @@ class StatusPage:
     """
     The page itself. Made in the master before the fork, written in the child.
 
+    :param fd: the memory file of a page that is there already; None makes a new one.
     :ivar fd: its memory file, which is not inherited over an exec.
     :raises OSError: when the machine has no memory for one more page, or the process no descriptor.
     """
 
-    def __init__(self) -> None:
-        self.fd = _memory_file()
+    def __init__(self, fd: int | None = None) -> None:
+        self.fd = _memory_file() if fd is None else fd
         try:
-            os.ftruncate(self.fd, PAGE_BYTES)
+            if fd is None:
+                os.ftruncate(self.fd, PAGE_BYTES)
             self._map = mmap.mmap(self.fd, PAGE_BYTES)
         except BaseException:
             os.close(self.fd)
@@ -85,6 +87,8 @@ class StatusPage:
         # memoryview stores an item of a native format with one memcpy of 8 bytes, where struct.pack_into with
         # a byte-order prefix writes byte by byte and could be read half-way.
         self._words = memoryview(self._map).cast("d")
+        if fd is not None:
+            return
         for moment in (
             Field.LISTENING_AT,
             Field.READY_AT,

@@ -13,25 +13,42 @@ class Wakeup:
     """
     A sleep that ends early when somebody has news.
 
+    :param notify_fds: both ends of a pipe that workers have already; None makes a new one.
     :ivar signal_fd: where the interpreter writes a byte for each signal, for :func:`signal.set_wakeup_fd`.
-    :ivar notify_fd: where a worker writes a byte.
+    :ivar notify_fds: the ends to read and to write of the pipe into which a worker writes a byte.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, notify_fds: tuple[int, int] | None = None) -> None:
         self._selector = selectors.DefaultSelector()
-        self.signal_fd = self._pipe()
-        self.notify_fd = self._pipe()
+        self._pipes: set[int] = set()
+        _, self.signal_fd = self._listen(_pipe())
+        self.notify_fds = self._listen(notify_fds or _pipe())
 
     def wait(self, timeout_s: float) -> None:
         """Sleep, for so many seconds at most, and forget what woke us: the facts are elsewhere."""
         for key, _ in self._selector.select(timeout_s):
-            with contextlib.suppress(BlockingIOError):
-                os.read(key.fd, 4096)
+            if key.fd in self._pipes:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(key.fd, 4096)
 
-    def _pipe(self) -> int:
-        """Open a pipe that never blocks and never survives an exec; its end to write to."""
-        read, write = os.pipe()
-        os.set_blocking(read, False)
-        os.set_blocking(write, False)
-        self._selector.register(read, selectors.EVENT_READ)
-        return write
+    def watch(self, fd: int) -> None:
+        """Let something to read there end the sleep too; reading it is for somebody else."""
+        self._selector.register(fd, selectors.EVENT_READ)
+
+    def forget(self, fd: int) -> None:
+        """Watch it no longer."""
+        self._selector.unregister(fd)
+
+    def _listen(self, pipe: tuple[int, int]) -> tuple[int, int]:
+        """Wake at every byte of a pipe, whose bytes say nothing more."""
+        self._selector.register(pipe[0], selectors.EVENT_READ)
+        self._pipes.add(pipe[0])
+        return pipe
+
+
+def _pipe() -> tuple[int, int]:
+    """Open a pipe that never blocks and does not survive an exec."""
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+    return read, write

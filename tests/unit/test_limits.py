@@ -37,7 +37,9 @@ ACCEPTED: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     (
         "ours: seconds above 0",
         ("1.5", "1"),
-        ("worker_boot_timeout", "health_check_timeout", "worker_memory_interval"),
+        (
+            "worker_boot_timeout", "health_check_timeout", "worker_memory_interval", "reload_check_interval",
+        ),
     ),
     ("ours: long seconds", ("0", "'0'"), ("termination_grace_period",)),
     ("ours: fraction and count", SMALL, ("worker_refresh_jitter", "worker_refresh_batch_size")),
@@ -59,7 +61,7 @@ ACCEPTED: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
         SWITCH,
         (
             "spew", "check_config", "print_config", "preload_app", "daemon", "initgroups", "capture_output",
-            "syslog", "enable_stdio_inheritance",
+            "syslog", "enable_stdio_inheritance", "reload_on_plugin_change",
         ),
     ),
     ("switches that stay off", ("None", "False"), ("reload", "reuse_port")),
@@ -85,7 +87,7 @@ ACCEPTED: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ),
     ("a directory, empty for this one", ("''",), ("chdir",)),
     ("addresses", ("None", "''"), ("forwarded_allow_ips",)),
-    ("NAME=VALUE", ("None", "False", "[]", "{}", "0", "''"), ("raw_env",)),
+    ("NAME=VALUE", ("None", "False", "[]", "{}", "0", "''"), ("raw_env", "reload_path")),
     ("a mapping", ("{}",), ("logconfig_dict",)),
     ("names that must exist", (), ("worker_class", "logger_class", "loglevel")),
     (

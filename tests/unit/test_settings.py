@@ -23,6 +23,9 @@ NAMES = [
     "health_check_path",
     "health_check_timeout",
     "termination_grace_period",
+    "reload_on_plugin_change",
+    "reload_path",
+    "reload_check_interval",
     "worker_max_memory",
     "worker_memory_interval",
     "worker_min_lifetime",
@@ -41,6 +44,9 @@ ALLOWED = {
     "worker_max_memory": "a number of bytes from 0 to 1125899906842624, or such as 512M or 1.5G",
     "worker_memory_interval": "a number above 0, up to 31536000",
     "worker_min_lifetime": "a number from 0 to 31536000",
+    "reload_on_plugin_change": "True or False",
+    "reload_path": "a list of text",
+    "reload_check_interval": "a number above 0, up to 31536000",
 }
 
 
@@ -88,6 +94,9 @@ def test_defaults(cfg: Any) -> None:
         "worker_max_memory": 0,
         "worker_memory_interval": 10.0,
         "worker_min_lifetime": 60.0,
+        "reload_on_plugin_change": False,
+        "reload_path": [],
+        "reload_check_interval": 10.0,
         "log_format": None,
     }
 
@@ -137,7 +146,8 @@ def test_good_value(cfg: Any, name: str, value: object, expected: object) -> Non
     assert (cfg.settings[name].get(), type(cfg.settings[name].get())) == (expected, type(expected))
 
 
-NUMBERS = [name for name in NAMES if name not in ("health_check_path", "log_format")]
+NO_NUMBERS_AT_ALL = ("health_check_path", "log_format", "reload_path", "reload_on_plugin_change")
+NUMBERS = [name for name in NAMES if name not in NO_NUMBERS_AT_ALL]
 NO_NUMBERS: list[object] = [
     None, True, False, "", "many", "1 s", [], {}, (1,), object, -1, "-1", -0.5, math.inf, -math.inf, math.nan,
     "inf", "nan", "1e400",

@@ -1,0 +1,86 @@
+"""
+Errands: short-lived child processes that find out for the master what it must not wait for.
+
+Owns their fork, their end and their one message. What they do is their callers' business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable
+
+_GRACE_S = 5
+"""After its limit and this, an errand ends by itself, should the master be gone that would end it."""
+
+
+class Errand:
+    """
+    A child process that tells one message.
+
+    It may exec; all descriptors but its pipe and the standard streams are then closed, as ever.
+
+    :param run: what to do, given the descriptor to write the message to. Runs in the child.
+    :param limit_s: seconds after which it is too late.
+    :raises OSError: when no process or pipe can be had.
+    """
+
+    def __init__(self, run: Callable[[int], None], *, limit_s: float) -> None:
+        self.fd, write_fd = os.pipe()
+        self._message = b""
+        self._ends_at = time.monotonic() + limit_s
+        # As around the fork of a worker: no signal may go into a copy of the master's queue.
+        old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            self.pid = os.fork()
+            if self.pid == 0:
+                _live(run, write_fd, limit_s=limit_s)
+        except BaseException:
+            os.close(self.fd)
+            raise
+        finally:
+            os.close(write_fd)
+            signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
+        os.set_blocking(self.fd, False)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether its time is over."""
+        return time.monotonic() > self._ends_at
+
+    def collect(self) -> bytes | None:
+        """
+        Take what it tells.
+
+        :return: the whole message once it has ended, None before. Empty: it died without a word.
+        """
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self.fd, 65536):
+                self._message += data
+            return self._message
+        return None
+
+    def close(self) -> None:
+        """End it, if it lives; its exit is for the master to reap."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        os.close(self.fd)
+
+
+def _live(run: Callable[[int], None], write_fd: int, *, limit_s: float) -> None:
+    """Live the errand's life. Runs in the child, and never returns."""
+    try:
+        signal.set_wakeup_fd(-1)  # inherited: it would wake the master for our signals
+        for sig in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            with contextlib.suppress(OSError, ValueError):
+                signal.signal(sig, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        signal.alarm(int(limit_s) + _GRACE_S)
+        run(write_fd)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)

@@ -1,0 +1,106 @@
+"""
+The preflight: tries, in a process of its own, whether the code and the configuration on disk would serve.
+
+Owns what must hold before a master gives up the code that it has: the configuration can be read, the app can
+be imported, has no new troubles, starts, and is healthy. Runs in an errand of the master.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import traceback
+from typing import Any
+
+from uvicorn.config import Config
+
+from airflow_arbiter import capture, events
+from airflow_arbiter.errors import ArbiterError
+from airflow_arbiter.handover import Handover
+from airflow_arbiter.health import ProbeResult, describe, probe
+from airflow_arbiter.proctitle import set_title
+
+PROBE_PAUSE_S = 0.5
+"""Pause between two probes of an app that is not healthy yet."""
+
+
+class UnfitError(Exception):
+    """The app was loaded, and would not serve."""
+
+
+def run(handover: Handover, fd: int) -> None:
+    """
+    Try it, and tell how it went: an empty object, or one with ``error`` and ``stack``.
+
+    :param fd: where to tell.
+    """
+    verdict: dict[str, str] = {}
+    try:
+        events.bind(pid=os.getpid(), process="preflight")
+        app = handover.make_app()
+        set_title(f"preflight [{app.cfg.proc_name}]")
+        app.cfg.logger_class(app.cfg)
+        capture.install()
+        _rehearse(app, set(handover.known_troubles))
+    except (ArbiterError, UnfitError) as error:
+        verdict = {"error": str(error)}
+    except BaseException as error:
+        # Foreign code runs here, which may raise anything, SystemExit included.
+        verdict = {"error": f"{type(error).__name__}: {error}", "stack": traceback.format_exc()}
+    with os.fdopen(fd, "w") as pipe:
+        json.dump(verdict, pipe)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # threads of the app, and what it does at exit, are nobody's business here
+
+
+def _rehearse(app: Any, known_troubles: set[str]) -> None:
+    """
+    Load the app and live the beginning of a worker's life with it.
+
+    :raises UnfitError: when it would not serve.
+    """
+    for name, value in app.cfg.env.items():
+        os.environ[name] = value
+    asgi_app = app.wsgi()
+    troubles = [trouble for trouble in app.troubles() if trouble not in known_troubles]
+    if troubles:
+        raise UnfitError("; ".join(troubles))
+    asyncio.run(_start(app, asgi_app))
+
+
+async def _start(app: Any, asgi_app: Any) -> None:
+    config = Config(asgi_app, log_config=None, lifespan="auto")
+    config.load()
+    lifespan = config.lifespan_class(config)
+    await lifespan.startup()
+    if lifespan.should_exit:
+        raise UnfitError("the app's startup failed")
+    path = app.health_check_path
+    if path is not None:
+        await _prove(config.loaded_app, path, state=lifespan.state, timeout_s=app.cfg.health_check_timeout)
+    await lifespan.shutdown()
+
+
+async def _prove(asgi_app: Any, path: str, *, state: dict[str, Any], timeout_s: float) -> None:
+    """
+    Probe until it passes; who has the patience for it is the master.
+
+    What the app raises is shown, because it would raise again.
+
+    :raises UnfitError: when the probe raised.
+    """
+    told = ""
+    while not (result := await probe(asgi_app, path, state=state, timeout_s=timeout_s)).passed:
+        if result.error is not None:
+            raise UnfitError(_words(result)) from result.error
+        if _words(result) != told:
+            told = _words(result)
+            events.publish("preflight.unhealthy", level="warning", because=told)
+        await asyncio.sleep(PROBE_PAUSE_S)
+
+
+def _words(result: ProbeResult) -> str:
+    return describe(result.code)

@@ -1,0 +1,162 @@
+"""
+When a master takes in new code: who asks for it, and what must go well before.
+
+Owns the order: asked, preflight, new image. Asked again meanwhile, the preflight begins anew, because what it
+has seen may be old. A preflight that fails leaves everything as it was. Never waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+
+from airflow_arbiter import events, handover, succession
+from airflow_arbiter.children import WorkerKeeper
+from airflow_arbiter.errand import Errand
+from airflow_arbiter.errors import ArbiterError, IntegrationError
+from airflow_arbiter.handover import Handover
+from airflow_arbiter.watch import FolderWatch
+
+RETRY_FIRST_S = 1.0
+RETRY_LAST_S = 60.0
+"""Pauses between two tries of a master that has no app; they double."""
+
+
+class Reloader:
+    """
+    The reloads of one master.
+
+    :param master: whose code is replaced.
+    :ivar failure: why the last reload failed, in words; empty once one has gone well.
+    """
+
+    def __init__(self, master: WorkerKeeper) -> None:
+        self._master = master
+        self._wanted = ""
+        self._preflight: Errand | None = None
+        self._message = Handover()
+        self._watch: FolderWatch | None = None
+        self._retry_at = 0.0
+        self._retry_s = RETRY_FIRST_S
+        self.failure = ""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a preflight is under way."""
+        return self._preflight is not None
+
+    def want(self, reason: str) -> None:
+        """Ask for a reload."""
+        self._wanted = reason
+
+    def begin_watch(self) -> None:
+        """Take what the watched folders hold now for what is loaded: call it before the app is."""
+        self._end_watch()
+        folders = self._master.app.watched_folders()
+        interval_s = self._master.cfg.reload_check_interval
+        self._watch = FolderWatch(folders, interval_s=interval_s) if folders else None
+
+    def turn(self) -> None:
+        """Go one step on, if there is one."""
+        if self._watch is not None:
+            wakeup = self._master.wakeup
+            if self._watch.turn(watch=wakeup.watch, forget=wakeup.forget):
+                self.want("folder changed")
+        if self._preflight is not None:
+            self._look_at_preflight(self._preflight)
+        if self._master.load_error is not None and not self.is_running and time.monotonic() >= self._retry_at:
+            self._retry_at = time.monotonic() + self._retry_s
+            self._retry_s = min(self._retry_s * 2, RETRY_LAST_S)
+            self.want("the app is missing")
+        if self._wanted:
+            reason, self._wanted = self._wanted, ""
+            self.cancel()  # what it has seen may be old by now
+            self._begin(reason)
+
+    def cancel(self) -> None:
+        """End what is under way."""
+        if self._preflight is not None:
+            self._master.wakeup.forget(self._preflight.fd)
+            self._preflight.close()
+            self._preflight = None
+
+    def close(self) -> None:
+        """End everything: the server stops."""
+        self.cancel()
+        self._end_watch()
+
+    def _end_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.close(forget=self._master.wakeup.forget)
+            self._watch = None
+
+    def _begin(self, reason: str) -> None:
+        """Start a preflight."""
+        events.publish("reload.started", reason=reason)
+        if not self._master.cfg.preload_app:
+            self._master.reread()
+            return
+        try:
+            self._message = succession.hand_over(self._master, reason)
+            fd = self._message.write()
+            try:
+                self._preflight = Errand(
+                    lambda pipe: self._fly(fd, pipe), limit_s=self._master.cfg.worker_boot_timeout
+                )
+            finally:
+                os.close(fd)
+        except IntegrationError as error:
+            events.publish("reload.without_code", level="warning", because=str(error))
+            self._master.reread()
+        except OSError as error:
+            self._refuse(f"no process could be had to try the new code: {error}")
+        else:
+            self._master.wakeup.watch(self._preflight.fd)
+
+    def _fly(self, fd: int, pipe: int) -> None:
+        """Become the preflight. Runs in the errand."""
+        handover.keep_over_exec(fd, pipe)
+        with contextlib.suppress(OSError):
+            os.chdir(self._message.cwd)
+        line = handover.command(fd, "preflight", str(pipe))
+        os.execve(line[0], line, self._master.app.environ)  # noqa: S606  # there is no shell to want
+
+    def _look_at_preflight(self, preflight: Errand) -> None:
+        """Take its verdict, if it has one."""
+        told = preflight.collect()
+        if told is None and not preflight.is_late:
+            return
+        self.cancel()
+        if told is None:
+            self._refuse(f"the new code was not ready within {self._master.cfg.worker_boot_timeout:g} s")
+            return
+        try:
+            verdict = json.loads(told)
+        except ValueError:
+            self._refuse("the new code ended its process while it was tried, perhaps out of memory")
+            return
+        if verdict:
+            self._refuse(verdict["error"], stack=verdict.get("stack", ""))
+        elif not self._wanted:
+            self._succeed()
+
+    def _succeed(self) -> None:
+        """Become the new image; where that is not to be now, try again with the next turn."""
+        reason = self._message.reason
+        try:
+            self._master.app.prepare_fork()
+            message = succession.hand_over(self._master, reason)  # workers may have come and gone
+            message.left_at = time.monotonic()
+            succession.become(self._master, message)
+        except (ArbiterError, OSError) as error:
+            self._refuse(str(error))
+        else:
+            self.want(reason)  # a signal came first
+
+    def _refuse(self, error: str, *, stack: str = "") -> None:
+        """Stay as we are, and say why."""
+        self.failure = error
+        values = {"stack": stack} if stack else {}
+        events.publish("reload.refused", level="error", error=error, **values)

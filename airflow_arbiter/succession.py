@@ -1,0 +1,175 @@
+"""
+How a master goes on as a new image of itself: same process, same sockets, same workers, new code.
+
+Owns the two sides of the exec: what the old image leaves, and how the new one takes it up. When that happens
+is decided in :mod:`airflow_arbiter.reloading`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+from gunicorn import sock
+from gunicorn.pidfile import Pidfile
+
+from airflow_arbiter import events, handover
+from airflow_arbiter.books import Adopted, Book
+from airflow_arbiter.children import WorkerKeeper
+from airflow_arbiter.handover import Handover
+from airflow_arbiter.status import StatusPage
+
+FIXED_SETTINGS = ("bind", "pidfile", "user", "group", "daemon", "umask")
+"""What only a restart can change; a reload keeps the old values and says so."""
+
+_BOOK = tuple(item.name for item in fields(Book) if item.name != "memory")
+"""What is handed over of a worker's book; its memory is sampled anew."""
+
+# -- the old image
+# ---------------------------------------------------------------------------------------------
+
+
+def hand_over(master: WorkerKeeper, reason: str) -> Handover:
+    """
+    Write down all that the new image needs.
+
+    :raises IntegrationError: when the application cannot be made anew from what it was given.
+    """
+    app, main_path = master.app.origin()
+    return Handover(
+        app=app,
+        main_path=main_path,
+        argv=list(sys.argv),
+        orig_argv=master.START_CTX["args"],
+        path=list(sys.path),
+        cwd=master.START_CTX["cwd"],
+        reason=reason,
+        generation=master.generation + 1,
+        worker_age=master.worker_age,
+        target=master.num_workers,
+        configured=master.cfg.workers,
+        fixed={name: master.cfg.settings[name].get() for name in FIXED_SETTINGS},
+        listeners=[listener.fileno() for listener in master.LISTENERS],
+        notify=list(master.wakeup.notify_fds),
+        workers=[
+            {
+                "pid": worker.pid,
+                "age": worker.age,
+                "status_fd": worker.status.fd,
+                "tmp_fd": worker.tmp.fileno(),
+                **{name: getattr(worker.book, name) for name in _BOOK},
+            }
+            for worker in master.WORKERS.values()
+        ],
+        master_pid=master.master_pid,
+        reexec_pid=master.reexec_pid,
+        is_systemd=master.systemd,
+        started_at=master.started_at,
+        stats=dict(master._stats),
+        known_troubles=list(master.known_troubles),
+    )
+
+
+def become(master: WorkerKeeper, message: Handover) -> None:
+    """
+    Replace this process's image.
+
+    Returns only if a signal has come meanwhile, which the old image must hear first.
+
+    :raises OSError: when the system cannot do it; nothing has changed then.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.flush()
+    # Blocked signals stay pending over the exec, until the new image has its handlers.
+    old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        if not master.SIG_QUEUE.empty():
+            return
+        with _inheritable(message) as fd:
+            with contextlib.suppress(OSError):
+                os.chdir(message.cwd)
+            line = handover.command(fd)
+            os.execve(line[0], line, _environment(master))  # noqa: S606  # there is no shell to want
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
+
+
+def _environment(master: WorkerKeeper) -> dict[str, str]:
+    """The environment that the server was started with, without what a promoted master no longer is."""
+    environment: dict[str, str] = dict(master.app.environ)
+    if not master.master_pid:
+        environment.pop("GUNICORN_PID", None)
+    return environment
+
+
+@contextlib.contextmanager
+def _inheritable(message: Handover) -> Iterator[int]:
+    """Let the descriptors of a handover survive an exec; the descriptor of the message itself."""
+    fd = message.write()
+    kept = [fd, *message.listeners, *message.notify]
+    kept += [worker[name] for worker in message.workers for name in ("status_fd", "tmp_fd")]
+    try:
+        handover.keep_over_exec(*kept)
+        yield fd
+    finally:
+        handover.close_on_exec(*kept)
+        os.close(fd)
+
+
+# -- the new image
+# ---------------------------------------------------------------------------------------------
+
+
+def adopt(master: WorkerKeeper, message: Handover) -> None:
+    """Take up what the old image has left."""
+    handover.close_on_exec(*message.notify, *message.listeners)
+    master.started_at = message.started_at
+    master.pid = os.getpid()
+    master.generation = message.generation
+    master.worker_age = message.worker_age
+    master.inherited_notify_fds = (message.notify[0], message.notify[1])
+    master.master_pid = message.master_pid
+    master.reexec_pid = message.reexec_pid
+    master.systemd = message.is_systemd
+    master.known_troubles = tuple(message.known_troubles)
+    master._stats.update(message.stats)
+    master.START_CTX = {"args": message.orig_argv, "cwd": message.cwd, 0: message.orig_argv[0]}
+    keep_fixed(master.cfg, message.fixed)
+    if message.target and master.cfg.workers == message.configured:
+        master._num_workers = message.target
+    for values in message.workers:
+        worker = _adopted(values)
+        master.WORKERS[worker.pid] = worker
+    master.LISTENERS = sock.create_sockets(master.cfg, master.log, message.listeners)
+
+
+def take_pid_file(master: WorkerKeeper) -> None:
+    """Own the pid file of the old image."""
+    if master.cfg.pidfile is not None:
+        master.pidfile = Pidfile(master.cfg.pidfile + (".2" if master.master_pid else ""))
+        master.pidfile.pid = master.pid
+
+
+def keep_fixed(cfg: Any, old: dict[str, Any]) -> None:
+    """Keep the old values of what only a restart can change, and say so."""
+    for name, value in old.items():
+        if cfg.settings[name].get() != value:
+            events.publish("reload.ignored", level="warning", option=name, because="needs a restart")
+            cfg.settings[name].value = value
+
+
+def _adopted(values: dict[str, Any]) -> Adopted:
+    handover.close_on_exec(values["status_fd"], values["tmp_fd"])
+    return Adopted(
+        pid=values["pid"],
+        age=values["age"],
+        status=StatusPage(values["status_fd"]),
+        tmp=os.fdopen(values["tmp_fd"], "wb", buffering=0),
+        book=Book(**{name: values[name] for name in _BOOK if name in values}),
+    )
