@@ -69,7 +69,7 @@ class AirflowArbiter(WorkerKeeper):
         self._container = Container()
         self._wake_in_s = IDLE_WAKE_S
         self._title = ("", "")
-        self.reloader = Reloader(self)
+        self.reloader = Reloader(self, self._container)
         self._told: tuple[Event, ...] = ()
         super().__init__(app)
 
@@ -116,6 +116,7 @@ class AirflowArbiter(WorkerKeeper):
             self.init_signals()
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             self.call_hook("on_reload", self)
+            self._tell_if_off()
             return
         try:
             super().start()
@@ -138,8 +139,7 @@ class AirflowArbiter(WorkerKeeper):
         """Take one turn."""
         self._wake_in_s = IDLE_WAKE_S
         try:
-            if self._stop is None:
-                self.reloader.turn()
+            self._go_on_with_reload()
             view = self._observe()
             decision = plan(view, self._policy)
             self._state = decision.state
@@ -151,6 +151,16 @@ class AirflowArbiter(WorkerKeeper):
         except Exception:
             # The turn must not end the server; the next one looks at the world anew.
             events.publish_exception("arbiter.turn_failed")
+
+    def _go_on_with_reload(self) -> None:
+        if self._stop is not None:
+            return
+        try:
+            self.reloader.turn()
+        except Exception:
+            # It runs foreign code; whatever that does, the workers must be looked after.
+            events.publish_exception("reload.refused")
+            self.reloader.cancel()
 
     def _observe(self) -> PoolView:
         self.reap_workers()  # also without a SIGCHLD: the next turn heals a signal that was missed
@@ -281,6 +291,9 @@ class AirflowArbiter(WorkerKeeper):
     def reread(self) -> None:
         """Take in the configuration anew, with the code that this process has."""
         rereading.reread(self)
+        self._tell_if_off()
+
+    def _tell_if_off(self) -> None:
         if not self._policy.surge:
             events.publish("rollout.off", level="warning", because="worker_refresh_batch_size is 0")
 

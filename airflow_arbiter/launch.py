@@ -65,16 +65,17 @@ def resume(app: Any, handover: Handover) -> None:
     capture.install()
     arbiter = AirflowArbiter(app)
     succession.adopt(arbiter, handover)
-    with _leaving_on_signals() as asked:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, EXIT_SIGNALS)
+    with _leaving_on_signals(once=True) as asked:
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, EXIT_SIGNALS)
             arbiter.load()
+            signal.pthread_sigmask(signal.SIG_BLOCK, EXIT_SIGNALS)
         except BaseException as error:
             # As in a first start, but there is somebody to stay for.
+            signal.pthread_sigmask(signal.SIG_BLOCK, EXIT_SIGNALS)
             if not asked:
                 events.publish_exception("reload.failed")
                 arbiter.load_error = error
-        signal.pthread_sigmask(signal.SIG_BLOCK, EXIT_SIGNALS)
     unsupervised_s = round(time.monotonic() - handover.left_at, 3)
     events.publish("reload.resumed", generation=arbiter.generation, unsupervised_s=unsupervised_s)
     if asked:
@@ -85,13 +86,18 @@ def resume(app: Any, handover: Handover) -> None:
 
 
 @contextlib.contextmanager
-def _leaving_on_signals() -> Iterator[list[int]]:
-    """Raise SystemExit in whatever runs when a signal to end comes; what came is noted."""
+def _leaving_on_signals(*, once: bool = False) -> Iterator[list[int]]:
+    """
+    Raise SystemExit in whatever runs when a signal to end comes; what came is noted.
+
+    :param once: raise only for the first, so that who has caught it is left alone.
+    """
     asked: list[int] = []
 
     def leave(sig: int, _frame: FrameType | None) -> None:
         asked.append(sig)
-        raise SystemExit(0)
+        if not once or len(asked) == 1:
+            raise SystemExit(0)
 
     # The arbiter sets its own handlers when it starts.
     for sig in EXIT_SIGNALS:

@@ -12,11 +12,14 @@ import json
 import os
 import time
 
+import psutil
+
 from airflow_arbiter import events, handover, succession
 from airflow_arbiter.children import WorkerKeeper
 from airflow_arbiter.errand import Errand
 from airflow_arbiter.errors import ArbiterError, IntegrationError
 from airflow_arbiter.handover import Handover
+from airflow_arbiter.memory import Container
 from airflow_arbiter.watch import FolderWatch
 
 RETRY_FIRST_S = 1.0
@@ -29,14 +32,17 @@ class Reloader:
     The reloads of one master.
 
     :param master: whose code is replaced.
+    :param container: where the preflight must have room.
     :ivar failure: why the last reload failed, in words; empty once one has gone well.
     """
 
-    def __init__(self, master: WorkerKeeper) -> None:
+    def __init__(self, master: WorkerKeeper, container: Container) -> None:
         self._master = master
+        self._container = container
         self._wanted = ""
         self._preflight: Errand | None = None
         self._message = Handover()
+        self._passed = ""
         self._watch: FolderWatch | None = None
         self._retry_at = 0.0
         self._retry_s = RETRY_FIRST_S
@@ -74,9 +80,12 @@ class Reloader:
             reason, self._wanted = self._wanted, ""
             self.cancel()  # what it has seen may be old by now
             self._begin(reason)
+        if self._passed:
+            self._succeed()
 
     def cancel(self) -> None:
         """End what is under way."""
+        self._passed = ""
         if self._preflight is not None:
             self._master.wakeup.forget(self._preflight.fd)
             self._preflight.close()
@@ -98,6 +107,9 @@ class Reloader:
         if not self._master.cfg.preload_app:
             self._master.reread()
             return
+        if lack := self._lack_of_memory():
+            self._refuse(lack)
+            return
         try:
             self._message = succession.hand_over(self._master, reason)
             fd = self._message.write()
@@ -114,6 +126,14 @@ class Reloader:
             self._refuse(f"no process could be had to try the new code: {error}")
         else:
             self._master.wakeup.watch(self._preflight.fd)
+
+    def _lack_of_memory(self) -> str:
+        """Say why the new code cannot be tried in this container, or nothing."""
+        room = self._container.room_bytes()
+        needed: int = psutil.Process().memory_info().rss  # another one of us, with nobody to share with
+        if room is None or needed <= room:
+            return ""
+        return f"no memory to try the new code: {needed} bytes are needed, the container has {room}; restart"
 
     def _fly(self, fd: int, pipe: int) -> None:
         """Become the preflight. Runs in the errand."""
@@ -139,21 +159,19 @@ class Reloader:
             return
         if verdict:
             self._refuse(verdict["error"], stack=verdict.get("stack", ""))
-        elif not self._wanted:
-            self._succeed()
+        else:
+            self._passed = self._message.reason
 
     def _succeed(self) -> None:
-        """Become the new image; where that is not to be now, try again with the next turn."""
-        reason = self._message.reason
+        """Become the new image; where a signal has come first, with the next turn."""
         try:
             self._master.app.prepare_fork()
-            message = succession.hand_over(self._master, reason)  # workers may have come and gone
+            message = succession.hand_over(self._master, self._passed)  # workers may have come and gone
             message.left_at = time.monotonic()
             succession.become(self._master, message)
         except (ArbiterError, OSError) as error:
+            self._passed = ""
             self._refuse(str(error))
-        else:
-            self.want(reason)  # a signal came first
 
     def _refuse(self, error: str, *, stack: str = "") -> None:
         """Stay as we are, and say why."""
