@@ -23,6 +23,9 @@ ASGIApp = Callable[
 _BODY_LIMIT_BYTES = 64 * 1024
 """What is read of a health answer; the rest is drained unseen."""
 
+UNENDED_MAX = 8
+"""Requests that were given up and run on, at most; a fifth of the threads that Airflow answers with."""
+
 
 class Outcome(enum.IntEnum):
     """How a probe ended; the number times 1,000, plus the HTTP status, is its code on the status page."""
@@ -99,6 +102,39 @@ async def probe(app: ASGIApp, path: str, *, state: Message, timeout_s: float) ->
     if _says_unhealthy(answer.body):
         return ProbeResult(outcome=Outcome.UNHEALTHY, status=answer.status)
     return ProbeResult(outcome=Outcome.PASSED, status=answer.status)
+
+
+class Prober:
+    """
+    Asks the app for its health again and again, and never for more than it can bear.
+
+    What waits in a thread for a database that hangs cannot be cancelled: each such request holds a thread and
+    a connection, which the app's clients need. So only a few may be left behind before one has to end.
+
+    :param app: as for :func:`probe`, as are the others.
+    """
+
+    def __init__(self, app: ASGIApp, path: str, *, state: Message, timeout_s: float) -> None:
+        self._app, self._path, self._state, self._timeout_s = app, path, state, timeout_s
+        self._unended: set[asyncio.Task[Any]] = set()
+
+    async def ask(self) -> ProbeResult:
+        """Ask once, as soon as few enough of the earlier requests still run."""
+        if len(self._unended) >= UNENDED_MAX:
+            await asyncio.wait(self._unended, return_when=asyncio.FIRST_COMPLETED)
+        return await probe(self._counted, self._path, state=self._state, timeout_s=self._timeout_s)
+
+    async def _counted(
+        self,
+        scope: Message,
+        receive: Callable[[], Awaitable[Message]],
+        send: Callable[[Message], Awaitable[None]],
+    ) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # this is a coroutine
+        self._unended.add(task)
+        task.add_done_callback(self._unended.discard)
+        await self._app(scope, receive, send)
 
 
 class _Answer:

@@ -32,7 +32,7 @@ from airflow_arbiter import events, logfiles, stacks
 from airflow_arbiter.accesslog import AccessLog
 from airflow_arbiter.books import Book
 from airflow_arbiter.drain import DrainingServer
-from airflow_arbiter.health import ProbeResult, probe
+from airflow_arbiter.health import Prober, ProbeResult
 from airflow_arbiter.proctitle import set_title
 from airflow_arbiter.stacks import HeldRequest
 from airflow_arbiter.status import Field, StatusPage
@@ -213,25 +213,29 @@ class AirflowUvicornWorker(UvicornWorker):
         background.
         """
         path = self.app.health_check_path
-        if path is None or (await self._probe(path, state)).passed:
+        if path is None:
+            self._has_proved = True
+            return
+        assert self._tracker is not None
+        prober = Prober(self._tracker.app, path, state=state, timeout_s=self.cfg.health_check_timeout)
+        if (await self._probe(prober)).passed:
             self._has_proved = True
         elif self.must_prove:
-            await self._probe_until_passed(path, state)
+            await self._probe_until_passed(prober)
         else:
-            self._probe_task = asyncio.ensure_future(self._probe_until_passed(path, state))
+            self._probe_task = asyncio.ensure_future(self._probe_until_passed(prober))
 
-    async def _probe_until_passed(self, path: str, state: dict[str, Any]) -> None:
+    async def _probe_until_passed(self, prober: Prober) -> None:
         pause_s = PROBE_PAUSE_FIRST_S
         while not self._has_proved:
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, PROBE_PAUSE_LAST_S)
-            self._has_proved = (await self._probe(path, state)).passed
+            self._has_proved = (await self._probe(prober)).passed
         if self._server is not None and self._server.started:
             self._on_ready()
 
-    async def _probe(self, path: str, state: dict[str, Any]) -> ProbeResult:
-        assert self._tracker is not None
-        result = await probe(self._tracker.app, path, state=state, timeout_s=self.cfg.health_check_timeout)
+    async def _probe(self, prober: Prober) -> ProbeResult:
+        result = await prober.ask()
         self.status.write(Field.PROBE_CODE, result.code)
         self.status.write(Field.PROBE_AT, time.monotonic())
         return result

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable
 
 import pytest
 
-from airflow_arbiter.health import ASGIApp, Message, Outcome, ProbeResult, describe, probe
+from airflow_arbiter.health import (
+    UNENDED_MAX,
+    ASGIApp,
+    Message,
+    Outcome,
+    Prober,
+    ProbeResult,
+    describe,
+    probe,
+)
 
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -166,6 +176,41 @@ def test_app_that_swallows_its_cancellation_does_not_hold_us_up() -> None:
         return result, was_done
 
     assert asyncio.run(scene()) == (ProbeResult(outcome=Outcome.TIMED_OUT), False)
+
+
+def test_requests_that_cannot_be_cancelled_do_not_pile_up() -> None:
+    """No more is asked than the app can bear; when one request ends, the next one is asked."""
+
+    async def scene() -> tuple[list[int], ProbeResult]:
+        endings: list[asyncio.Event] = []
+        healthy = answering(204)
+
+        async def app(scope: Message, receive: Receive, send: Send) -> None:
+            if len(endings) == UNENDED_MAX:
+                return await healthy(scope, receive, send)
+            endings.append(ending := asyncio.Event())
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.get_running_loop().create_future()
+            await ending.wait()
+            return None
+
+        prober = Prober(app, "/", state={}, timeout_s=0.01)
+        asked = []
+        for _ in range(UNENDED_MAX):
+            assert (await prober.ask()).outcome is Outcome.TIMED_OUT
+            asked.append(len(endings))
+        last = asyncio.ensure_future(prober.ask())
+        waited, _ = await asyncio.wait({last}, timeout=0.1)
+        assert not waited, "asked although too many requests run"
+        endings[0].set()
+        result = await last
+        for ending in endings:
+            ending.set()
+        return asked, result
+
+    asked, result = asyncio.run(scene())
+    assert asked == list(range(1, UNENDED_MAX + 1))
+    assert result == ProbeResult(outcome=Outcome.PASSED, status=204)
 
 
 def test_app_that_raises() -> None:
