@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from harness.airflow_command import AIRFLOW, RunAirflow
+from harness.postgres import Postgres, running_postgres
 from harness.server import Server
 from harness.starting import BIND, HARNESS, Servers, Start
 
@@ -37,6 +38,35 @@ def airflow_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
     subprocess.run([*AIRFLOW, "db", "migrate"], env=env, check=True, timeout=170, stdout=subprocess.DEVNULL)
     return env
+
+
+@pytest.fixture(scope="session")
+def postgres(airflow_env: dict[str, str]) -> Iterator[Postgres]:
+    """A PostgreSQL with Airflow's tables. A test that takes it away brings it back."""
+    with running_postgres() as server:
+        subprocess.run(
+            [*AIRFLOW, "db", "migrate"],
+            env={**airflow_env, **_database_env(server)},
+            check=True,
+            timeout=170,
+            capture_output=True,
+        )
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_env(postgres: Postgres) -> dict[str, str]:
+    """What makes the API server use the PostgreSQL."""
+    return _database_env(postgres)
+
+
+def _database_env(postgres: Postgres) -> dict[str, str]:
+    return {
+        # libpq waits for ever unless it is told otherwise.
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"{postgres.url('psycopg2')}?connect_timeout=2",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": postgres.url("asyncpg"),
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+    }
 
 
 @pytest.fixture(scope="session")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-import pytest
-from harness.airflow_command import AIRFLOW, HEALTH
+from harness.airflow_command import HEALTH
 from harness.load import Load
-from harness.postgres import Postgres, running_postgres
+from harness.postgres import Postgres
 from harness.server import Server
 from harness.starting import Start
 from harness.waiting import eventually
@@ -38,37 +35,15 @@ def pre_fork(server, worker):
 """
 
 
-@pytest.fixture(scope="module")
-def postgres(airflow_env: dict[str, str]) -> Iterator[Postgres]:
-    """A PostgreSQL with Airflow's tables."""
-    with running_postgres() as server:
-        subprocess.run(
-            [*AIRFLOW, "db", "migrate"],
-            env={**airflow_env, **_env(server)},
-            check=True,
-            timeout=170,
-            capture_output=True,
-        )
-        yield server
-
-
-def _env(postgres: Postgres) -> dict[str, str]:
-    return {
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": postgres.url("psycopg2"),
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": postgres.url("asyncpg"),
-        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-    }
-
-
 def test_no_connection_of_the_master_reaches_a_worker(
-    start_command: Start, postgres: Postgres, tmp_path: Path
+    start_command: Start, postgres: Postgres, postgres_env: dict[str, str], tmp_path: Path
 ) -> None:
     """
     The master uses its pools before every fork; under load and over a rollout, no socket is in two processes,
     no backend serves two, and a worker that has left leaves no backend behind.
     """
     (tmp_path / "hooks.py").write_text(HOOKS)
-    server = start_command(env={**_env(postgres), "GUNICORN_CMD_ARGS": f"--config={tmp_path / 'hooks.py'}"})
+    server = start_command(env={**postgres_env, "GUNICORN_CMD_ARGS": f"--config={tmp_path / 'hooks.py'}"})
     server.wait_ready(2)
     sync, on_loop = (
         Load(server.port, path=HEALTH, clients=4),

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg2
 
 from harness.server import free_port
@@ -37,17 +38,75 @@ class Backend:
 
 class Postgres:
     """
-    A running server.
+    A server that a test can take away and bring back.
 
+    :param command: how to start it, in which folder and as whom, for `subprocess`.
     :param port: where it listens, on 127.0.0.1.
+    :param data: its folder.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, command: list[Path | str], *, port: int, data: Path, identity: dict[str, Any]) -> None:
+        self._command, self._data, self._identity = command, data, identity
+        self._popen: subprocess.Popen[bytes] | None = None
         self.port = port
 
     def url(self, driver: str) -> str:
         """For SQLAlchemy."""
         return f"postgresql+{driver}://postgres@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        with (self._data / "log").open("ab") as log:
+            popen = self._popen = subprocess.Popen(
+                self._command, stdout=log, stderr=log, cwd=self._data, **self._identity
+            )
+        eventually(lambda: self._answers() or popen.poll() is not None, what="PostgreSQL answers")
+        assert popen.poll() is None, (self._data / "log").read_text()
+
+    def stop(self, sig: signal.Signals = signal.SIGINT) -> None:
+        """
+        Stop it.
+
+        :param sig: SIGINT ("fast") ends its connections in good order, SIGQUIT ("immediate") as a crash does.
+        """
+        if self._popen is None:
+            return
+        self._popen.send_signal(sig)
+        try:
+            self._popen.wait(20)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            self._popen.wait()
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Crash, so that connections are cut and new ones are refused, and start again in the end."""
+        self.stop(signal.SIGQUIT)
+        try:
+            yield
+        finally:
+            self.start()
+
+    @contextlib.contextmanager
+    def hung(self) -> Iterator[None]:
+        """Stand still, so that connections stay open and nothing answers, and go on in the end."""
+        assert self._popen is not None
+        server = psutil.Process(self._popen.pid)
+        server.suspend()  # first: it makes no more processes
+        processes = [server, *server.children()]
+        try:
+            for process in processes[1:]:
+                process.suspend()
+            yield
+        finally:
+            for process in reversed(processes):
+                process.resume()
+
+    def _answers(self) -> bool:
+        try:
+            return self.query("SELECT 1") == [(1,)]
+        except psycopg2.OperationalError:
+            return False
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Ask on a connection of its own."""
@@ -112,30 +171,14 @@ def _serving(binaries: Path, data: Path, identity: dict[str, Any]) -> Iterator[P
         [binaries / "initdb", *options], check=True, capture_output=True, timeout=60, cwd=data, **identity
     )
     port = free_port()
-    with (data / "log").open("wb") as log:
-        popen = subprocess.Popen(
-            [binaries / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", "", "-F"],
-            stdout=log,
-            stderr=log,
-            cwd=data,
-            **identity,
-        )
+    postgres = Postgres(
+        [binaries / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", "", "-F"],
+        port=port,
+        data=data,
+        identity=identity,
+    )
     try:
-        postgres = Postgres(port)
-        eventually(lambda: _answers(postgres) or popen.poll() is not None, what="PostgreSQL answers")
-        assert popen.poll() is None, (data / "log").read_text()
+        postgres.start()
         yield postgres
     finally:
-        popen.send_signal(signal.SIGINT)  # "fast": it ends its connections
-        try:
-            popen.wait(20)
-        except subprocess.TimeoutExpired:
-            popen.kill()
-            popen.wait()
-
-
-def _answers(postgres: Postgres) -> bool:
-    try:
-        return postgres.query("SELECT 1") == [(1,)]
-    except psycopg2.OperationalError:
-        return False
+        postgres.stop()
