@@ -11,10 +11,12 @@ import contextlib
 import logging
 import os
 import signal
+import subprocess
 import threading
 import time
 import warnings
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -41,6 +43,15 @@ if fault("import") == "interrupt":
     raise KeyboardInterrupt
 if fault("import") == "exit":
     raise SystemExit(1)
+
+
+def _after_fork() -> None:
+    """Send this new process a signal, before any code of the server's runs in it. Needs a preloaded app."""
+    if name := fault("fork"):
+        os.kill(os.getpid(), signal.Signals[name])
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -145,6 +156,26 @@ def _make_trouble(path: str) -> None:
         threading.Thread(target=_fail, name="a-thread").start()
     elif path == "/die":
         os.kill(os.getpid(), signal.SIGKILL)
+    elif path == "/orphans":
+        # The shell leaves at once, and what it has started falls to process 1.
+        subprocess.run(["sh", "-c", "true & sleep 0.2 &"], check=True)
+    elif path == "/count-sigterms":
+        _count_sigterms()
+
+
+def _count_sigterms() -> None:
+    """Write down each SIGTERM from now on, and leave it to whoever handled it before."""
+    handle = signal.getsignal(signal.SIGTERM)
+    assert callable(handle)
+    notes = Path(os.environ["FAULTS"]) / f"sigterms-{os.getpid()}"
+    notes.touch()
+
+    def note(sig: int, frame: FrameType | None) -> None:
+        with notes.open("a") as file:
+            file.write(".")
+        handle(sig, frame)
+
+    signal.signal(signal.SIGTERM, note)
 
 
 def _fail() -> None:

@@ -14,7 +14,12 @@ import time
 from collections import Counter
 from types import TracebackType
 
+from harness.waiting import eventually
+
 TIMEOUT_S = 30.0
+
+CUT = {"reset", "broken pipe", "closed"}
+"""The outcomes of a request inside a process that was killed."""
 
 
 class ClosedError(Exception):
@@ -149,6 +154,11 @@ class Load:
         """Every other outcome, by kind."""
         with self._lock:
             return {kind: count for kind, count in self.outcomes.items() if kind != "ok"}
+
+    def wait_answered(self, more: int) -> None:
+        """Wait until so many more requests were answered with 200."""
+        enough = self.answered + more
+        eventually(lambda: self.answered >= enough, what="clients are served")
 
     def __enter__(self) -> Load:  # noqa: PYI034
         for thread in self._threads:

@@ -80,6 +80,10 @@ class Server:
         self._seen_pids.update(child.pid for child in children)
         return sum(_is_alive(child.pid) for child in children)
 
+    def zombies(self) -> list[int]:
+        """Child processes that are dead and not reaped."""
+        return [child.pid for child in psutil.Process(self.pid).children() if not _is_alive(child.pid)]
+
     def listening(self) -> list[int]:
         """The pids of workers that are ready and hold the listening socket open."""
         inodes = _listening_inodes(self.port)

@@ -1,0 +1,167 @@
+"""No fault of a process takes the service down: killed, stopped, or hit before it can handle anything."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from harness.load import CUT, Load
+from harness.server import Server
+from harness.starting import SetFault, Start
+from harness.waiting import eventually
+
+PRELOADED = [sys.executable, "-m", "airflow_arbiter", "faulty:app", "--preload"]
+
+
+def test_random_kills_cost_only_what_was_inside(serve: Start) -> None:
+    """SIGKILL of a random worker twice a second for 20 s loses no request that was not inside a victim."""
+    server = serve()
+    luck = random.Random(5)
+    killed: list[int] = []
+    most_lost = 0
+    with Load(server.port, pause_s=0.005) as load:
+        ends_at = time.monotonic() + 20
+        next_at = 0.0
+
+        def kill_now_and_then() -> bool:
+            nonlocal next_at, most_lost
+            now = time.monotonic()
+            victims = server.workers()
+            if victims and now >= next_at:
+                next_at = now + 0.5
+                pid = luck.choice(victims).pid
+                most_lost += _kill_and_count_connections(pid, server.port)
+                killed.append(pid)
+            return now > ends_at
+
+        eventually(kill_now_and_then, what="time passes: that is the fault")
+        server.wait_ready(4, within_s=90)
+        load.wait_answered(200)
+    assert set(load.failures) <= CUT
+    assert sum(load.failures.values()) <= most_lost
+    assert len(killed) >= 10
+    _assert_clean(server)
+
+
+def test_a_stopped_worker_is_replaced_alone(serve: Start) -> None:
+    """A worker stopped by SIGSTOP beyond `timeout` is killed and replaced; nobody else is touched."""
+    server = serve("--timeout=2")
+    victim, *others = server.ready()
+    with Load(server.port, clients=8, pause_s=0.002) as load:
+        load.wait_answered(100)
+        os.kill(victim.pid, signal.SIGSTOP)
+        inside = _connections(victim.pid, server.port)
+        (event,) = server.wait_event("worker.killed")
+        server.wait_ready(4)
+        load.wait_answered(100)
+    assert event.values["pid"] == str(victim.pid)
+    assert event.values["cause"] == "missed its heartbeat deadline of 2 s"
+    assert set(load.failures) <= CUT
+    assert sum(load.failures.values()) <= inside
+    assert server.ready()[:3] == others
+    assert len(server.events("worker.exited")) == 1
+    _assert_clean(server)
+
+
+def test_a_stopped_master_costs_nothing(serve: Start) -> None:
+    """SIGSTOP of the master in a rollout, beyond every deadline: service goes on, and nobody is killed."""
+    server = serve("--timeout=2", "--graceful-timeout=4", "--worker-boot-timeout=2")
+    with Load(server.port, clients=8, pause_s=0.002) as load:
+        server.send(signal.SIGHUP)
+        server.wait_event("worker.draining")
+        server.send(signal.SIGSTOP)
+        before = load.answered
+        resume_at = time.monotonic() + 6
+        eventually(lambda: time.monotonic() > resume_at, what="time passes: that is the fault")
+        assert load.answered > before + 500
+        server.send(signal.SIGCONT)
+        server.wait_event("rollout.completed")
+        server.wait_ready(4, generation=2)
+    assert load.failures == {}
+    assert server.events("worker.killed") == []
+    _assert_clean(server)
+
+
+def test_a_newcomer_stopped_before_its_first_instruction_harms_nobody(
+    start: Start, set_fault: SetFault
+) -> None:
+    """A process that stops right after the fork is killed at its boot deadline; the old ones serve on."""
+    server = start("--worker-boot-timeout=1", command=PRELOADED)
+    old = server.wait_ready(4)
+    set_fault("fork", "SIGSTOP")
+    with Load(server.port, clients=8, pause_s=0.002) as load:
+        server.send(signal.SIGHUP)
+        killed = server.wait_event("worker.killed", 2)
+        assert server.ready() == old
+        set_fault("fork", "")
+        server.wait_event("rollout.completed")
+        server.wait_ready(4, generation=2)
+    assert load.failures == {}
+    assert {event.values["cause"] for event in killed} == {"missed its boot deadline of 1 s"}
+    _assert_clean(server)
+
+
+@pytest.mark.parametrize("sig", ["SIGTERM", "SIGINT", "SIGQUIT"])
+def test_being_asked_to_leave_right_after_the_fork_is_not_lost(
+    start: Start, set_fault: SetFault, sig: str
+) -> None:
+    """A signal to leave that arrives before the worker has handlers is obeyed once it has, and cleanly."""
+    server = start(command=PRELOADED, workers=2)
+    old = server.wait_ready(2)
+    set_fault("fork", sig)
+    with Load(server.port, clients=4, pause_s=0.002) as load:
+        server.send(signal.SIGHUP)
+        stalled = server.wait_event("rollout.stalled", 2)
+        assert server.ready() == old
+        set_fault("fork", "")
+        server.wait_event("rollout.completed")
+    assert load.failures == {}
+    assert [event.values["cause"] for event in stalled[:2]] == [
+        "worker 3 exit code 0",
+        "worker 4 exit code 0",
+    ]
+    assert "Traceback" not in server.log()
+    _assert_clean(server)
+
+
+def test_a_worker_is_sent_one_sigterm(serve: Start, faults: Path) -> None:
+    """A worker that drains is not asked again, however many turns the master takes, nor at the stop."""
+    server = serve(workers=1)
+    (old,) = server.ready()
+    assert server.get("/count-sigterms")[0] == 200
+    with Load(server.port, path="/hold?s=4", clients=1):
+        eventually(lambda: _connections(old.pid, server.port), what="it holds a request")
+        server.send(signal.SIGHUP)
+        server.wait_event("worker.draining")
+        server.send_each(signal.SIGTTIN, times=2)
+        server.wait_ready(3, generation=2)
+        server.send(signal.SIGTERM)
+        assert server.wait_exit() == 0
+    assert (faults / f"sigterms-{old.pid}").read_text() == "."
+    assert server.events("worker.killed") == []
+
+
+def _connections(pid: int, port: int) -> int:
+    """How many connections a worker holds, the ones that their client has closed among them."""
+    connections = psutil.Process(pid).net_connections("tcp")
+    return sum(c.laddr.port == port and c.status != psutil.CONN_LISTEN for c in connections)
+
+
+def _kill_and_count_connections(pid: int, port: int) -> int:
+    """Kill a worker; the result is how many connections died with it. Stopped first, it can take no more."""
+    os.kill(pid, signal.SIGSTOP)
+    inside = _connections(pid, port)
+    os.kill(pid, signal.SIGKILL)
+    return inside
+
+
+def _assert_clean(server: Server) -> None:
+    """No child is a zombie, and each is a worker that is ready."""
+    eventually(lambda: server.zombies() == [], what="no zombie")
+    assert server.process_count() == len(server.ready())
