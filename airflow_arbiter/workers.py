@@ -54,6 +54,9 @@ LEAVE_LOOP_S = 1.0
 BOOT_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 """Asked to leave. Blocked by the master around the fork, so that none is lost before there is a handler."""
 
+MASTER_SIGNALS = frozenset({signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU})
+"""Meant for the master. Terminals and ``kill -- -PGID`` send them to workers too, which would end by them."""
+
 
 class AirflowUvicornWorker(UvicornWorker):
     """
@@ -104,6 +107,9 @@ class AirflowUvicornWorker(UvicornWorker):
         super().init_signals()
         for sig in BOOT_SIGNALS:
             signal.signal(sig, self._leave_boot)
+        for sig in MASTER_SIGNALS:
+            # A handler and not SIG_IGN, which the programs that the app starts would inherit.
+            signal.signal(sig, lambda *_: None)
         stacks.answer_with(self.status.fd, self._held)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)
 

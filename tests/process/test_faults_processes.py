@@ -130,6 +130,24 @@ def test_being_asked_to_leave_right_after_the_fork_is_not_lost(
     _assert_clean(server)
 
 
+@pytest.mark.parametrize("sig", ["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGTTIN", "SIGTTOU", "SIGWINCH", "SIGCHLD"])
+def test_a_signal_for_the_master_does_a_worker_no_harm(start: Start, set_fault: SetFault, sig: str) -> None:
+    """What is meant for the master ends no worker: not right after the fork, and not while it serves."""
+    set_fault("fork", sig)
+    server = start(command=PRELOADED, workers=2)
+    old = server.wait_ready(2)
+    with Load(server.port, clients=4, pause_s=0.002) as load:
+        for worker in old:
+            os.kill(worker.pid, signal.Signals[sig])
+        load.wait_answered(200)
+        assert server.ready() == old
+        server.send(signal.SIGHUP)
+        server.wait_event("rollout.completed")
+    assert load.failures == {}
+    assert [event.values["cause"] for event in server.events("worker.exited")] == ["exit code 0"] * 2
+    _assert_clean(server)
+
+
 def test_a_worker_is_sent_one_sigterm(serve: Start, faults: Path) -> None:
     """A worker that drains is not asked again, however many turns the master takes, nor at the stop."""
     server = serve(workers=1)
