@@ -33,6 +33,7 @@ from airflow_arbiter.accesslog import AccessLog
 from airflow_arbiter.books import Book
 from airflow_arbiter.drain import DrainingServer
 from airflow_arbiter.health import Prober, ProbeResult
+from airflow_arbiter.loops import calm_accept_errors
 from airflow_arbiter.proctitle import set_title
 from airflow_arbiter.stacks import HeldRequest
 from airflow_arbiter.status import Field, StatusPage
@@ -174,6 +175,7 @@ class AirflowUvicornWorker(UvicornWorker):
 
     async def _serve(self) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, BOOT_SIGNALS)
+        calm_accept_errors(asyncio.get_running_loop())
         self._beat_task = asyncio.ensure_future(self._beat())
         self.config.load()
         self._tracker = Tracker(self.config.loaded_app, health_path=self._health_path)
