@@ -48,7 +48,7 @@ def _log_uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
 
 def _log_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
     error = unraisable.exc_value
-    if error is None:
+    if error is None or isinstance(error, SystemExit):
         return
     _logger.error(
         "exception.ignored",

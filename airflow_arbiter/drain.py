@@ -134,7 +134,7 @@ class DrainingServer(Server):
             # Nobody has been served yet, so there is nothing to drain. Raised in whatever runs now, a
             # lifespan startup that hangs included; end_boot() answers for code that swallows it.
             raise SystemExit(0)
-        if self._loop is not None:
+        if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._leaving.set)
 
     async def main_loop(self) -> None:

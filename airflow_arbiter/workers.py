@@ -188,7 +188,10 @@ class AirflowUvicornWorker(UvicornWorker):
             on_draining=self._on_draining,
         )
         self.config.lifespan_class = self._proving(self.config.lifespan_class, self._server)
-        signal.signal(signal.SIGQUIT, self._server.handle_exit)
+        for sig in BOOT_SIGNALS:
+            signal.signal(sig, self._server.handle_exit)
+        if not self.alive:
+            sys.exit(0)  # once more: Python ignores an exit that is raised in, say, a finalizer
         # The sockets themselves, not gunicorn's wrappers: event loops know how to give those back.
         await self._server.serve(sockets=[listener.sock for listener in self.sockets])
         if not self._server.started:

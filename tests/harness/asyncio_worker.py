@@ -1,4 +1,4 @@
-"""A worker on asyncio's own event loop, with the protocol that is written in Python."""
+"""Workers on asyncio's own event loop, with the protocol that is written in Python, or with a sick one."""
 
 from __future__ import annotations
 
@@ -11,3 +11,7 @@ class PlainWorker(AirflowUvicornWorker):
 
 class PlainLoopWorker(AirflowUvicornWorker):
     CONFIG_KWARGS = {"loop": "asyncio", "http": "httptools"}  # noqa: RUF012
+
+
+class SickProtocolWorker(AirflowUvicornWorker):
+    CONFIG_KWARGS = {"http": "faulty:Protocol"}  # noqa: RUF012

@@ -20,6 +20,8 @@ from types import FrameType
 from typing import Any
 from urllib.parse import parse_qs
 
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
 
 def fault(where: str) -> str:
     """The fault that is switched on at a place, or an empty string."""
@@ -43,6 +45,16 @@ if fault("import") == "interrupt":
     raise KeyboardInterrupt
 if fault("import") == "exit":
     raise SystemExit(1)
+
+
+def __getattr__(name: str) -> Any:
+    """Give uvicorn the protocol ``faulty:Protocol``, which it loads in each worker after the app."""
+    if name != "Protocol":
+        raise AttributeError(name)
+    if fault("load") == "swallow":
+        with contextlib.suppress(BaseException):
+            time.sleep(3600)
+    return HttpToolsProtocol
 
 
 def _after_fork() -> None:

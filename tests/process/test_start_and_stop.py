@@ -53,6 +53,7 @@ def test_app_that_cannot_boot_ends_the_first_start(
     [
         ("import", "sleep"),
         ("import", "swallow"),
+        ("load", "swallow"),
         ("startup", "sleep"),
         ("startup", "busy"),
         ("startup", "swallow"),
@@ -63,6 +64,8 @@ def test_sigterm_ends_a_boot_that_hangs(
 ) -> None:
     """Neither import nor startup, asleep, busy or deaf to the exception, keeps a boot from being ended."""
     set_fault(where, what)
+    if where == "load":
+        options = [*options, "--worker-class=asyncio_worker.SickProtocolWorker"]
     server = start("--graceful-timeout=60", *options)
     eventually((faults / f"reached-{where}").exists, what="the boot hangs")
     server.send(signal.SIGTERM)
