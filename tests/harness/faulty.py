@@ -126,6 +126,8 @@ async def _answer(path: str, query: dict[str, list[str]], send: Any) -> None:
     else:
         _make_trouble(path)
     body = str(os.getpid()).encode()
+    if path == "/environment":
+        body = ",".join(str(os.environ.get(name)) for name in query["name"]).encode()
     headers = [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -69,3 +69,16 @@ def test_scaling_survives_a_reload(serve: Start) -> None:
     server.wait_event("rollout.completed")
     eventually(lambda: len(server.workers()) == 4, what="4 workers after the rollout")
     server.wait_ready(4, generation=2)
+
+
+def test_raw_env_is_taken_back(start: Start, config_file: Path) -> None:
+    """What `raw_env` sets no more goes back to what it was before, or away, for the workers that come."""
+    asked = "/environment?name=KEPT&name=REPLACED&name=ADDED&name=LATER"
+    config_file.write_text("raw_env = ['REPLACED=by the file', 'ADDED=by the file']\n")
+    server = start(f"--config={config_file}", env={"KEPT": "ours", "REPLACED": "ours"}, workers=1)
+    server.wait_ready(1)
+    assert server.get(asked) == (200, b"ours,by the file,by the file,None")
+    config_file.write_text("raw_env = ['LATER=by the file']\n")
+    server.send(signal.SIGHUP)
+    server.wait_event("rollout.completed")
+    assert server.get(asked) == (200, b"ours,ours,None,by the file")
