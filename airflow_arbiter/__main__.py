@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 
 from airflow_arbiter.compat import check_platform
 from airflow_arbiter.errors import ArbiterError
@@ -20,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     :raises SystemExit: always in the end: 0 after a stop, 2 for a wrong option or an unsupported machine, 3
         for an app that cannot boot.
     """
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        # Before seconds of imports: process 1 of a container has no default action that would end it.
+        signal.signal(sig, _leave)
     try:
         check_platform()
         from airflow_arbiter.app import AirflowGunicornApp
@@ -29,6 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"{PROG}: error: {error}\n")
         sys.exit(USAGE_ERROR)
     app.run()
+
+
+def _leave(_sig: int, _frame: FrameType | None) -> None:
+    os._exit(0)  # there is nothing to give back yet, and an import may swallow an exception
 
 
 if __name__ == "__main__":

@@ -30,12 +30,11 @@ def start_as_pid_1(start: Start) -> Callable[..., Server]:
     """Start servers, each in a PID namespace of its own; the pids that it logs are not the ones we see."""
     _skip_unless(["true"], "a PID namespace of one's own is not allowed here")
 
-    def start_and_find(*arguments: str, workers: int) -> Server:
+    def start_and_find(*arguments: str, workers: int = 2) -> Server:
         command = [*UNSHARE, sys.executable, "-m", "airflow_arbiter", "faulty:app"]
         server = start(*arguments, command=command, workers=workers)
         unshare = psutil.Process(server.pid)
         server.pid = eventually(unshare.children, what="the master")[0].pid
-        server.wait_ready(workers)
         return server
 
     return start_and_find
@@ -52,7 +51,8 @@ def _skip_unless(command: list[str], reason: str) -> None:
 
 def test_orphans_are_reaped_by_pid_1(start_as_pid_1: Callable[..., Server]) -> None:
     """Orphans of the app fall to the master, which reaps them and rolls on; SIGTERM ends it as PID 1 too."""
-    server = start_as_pid_1(workers=2)
+    server = start_as_pid_1()
+    server.wait_ready(2)
     with Load(server.port, clients=4, path="/orphans") as load:
         for rollout in (1, 2):
             before = load.answered
@@ -69,6 +69,21 @@ def test_orphans_are_reaped_by_pid_1(start_as_pid_1: Callable[..., Server]) -> N
     assert server.wait_exit() == 0
 
 
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+def test_pid_1_can_be_ended_before_it_has_started(
+    start_as_pid_1: Callable[..., Server], tmp_path: Path, sig: signal.Signals
+) -> None:
+    """While the configuration is read, a signal is obeyed, though PID 1 has no default actions."""
+    config = tmp_path / "conf.py"
+    config.write_text(
+        f"import pathlib, time; pathlib.Path({str(tmp_path)!r}, 'read').touch(); time.sleep(60)"
+    )
+    server = start_as_pid_1(f"--config={config}")
+    eventually((tmp_path / "read").exists, what="the configuration is being read")
+    server.send(sig)
+    assert server.wait_exit(10) == 0
+
+
 def test_a_pid_that_comes_again_confuses_nobody(
     start_as_pid_1: Callable[..., Server], tmp_path: Path
 ) -> None:
@@ -77,6 +92,7 @@ def test_a_pid_that_comes_again_confuses_nobody(
     config = tmp_path / "conf.py"
     config.write_text(_REUSE_PIDS)
     server = start_as_pid_1(f"--config={config}", "--timeout=2", workers=3)
+    server.wait_ready(3)
     with Load(server.port, clients=8, pause_s=0.002) as load:
         for rollout in (1, 2):
             server.send(signal.SIGHUP)
