@@ -75,6 +75,9 @@ def answer_with(fd: int, held: Callable[[], Sequence[HeldRequest]]) -> None:
             del requests[len(requests) // 2 :]
         os.pwrite(fd, text, HELD_AT)
 
+    # The fault handler writes at the file's position. Who asks without clear(), as an operator or a signal to
+    # the whole process group, must not make it write over the status words.
+    os.lseek(fd, STACKS_AT, os.SEEK_SET)
     faulthandler.unregister(SIGNAL)  # registered twice, it would leave the second handler in its place
     signal.signal(SIGNAL, write_held)
     faulthandler.register(SIGNAL, file=fd, all_threads=True, chain=True)
