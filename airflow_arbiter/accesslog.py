@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import logging.handlers
 import random
 import sys
 import time
@@ -20,6 +19,7 @@ from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, NamedTuple
 
 from airflow_arbiter.logconfig import ACCESS_LOGGER, LogFormat, bound_request_id
+from airflow_arbiter.logfiles import LogFile
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -122,9 +122,7 @@ class AccessHandler(logging.Handler):
         self._line = _json_line if log_format == "json" else _console_line
         self._requests: list[Request] = []
         self._out: logging.StreamHandler[Any] = (
-            logging.StreamHandler(sys.stdout)
-            if filename == "-"
-            else logging.handlers.WatchedFileHandler(filename)
+            logging.StreamHandler(sys.stdout) if filename == "-" else LogFile(filename)
         )
 
     def write(self, request: Request) -> None:

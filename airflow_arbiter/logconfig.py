@@ -79,8 +79,7 @@ def server_loggers(level: str) -> dict[str, Any]:
 def _handler(target: str) -> dict[str, Any]:
     if target == "-":
         return {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"}
-    # Opens its file anew when that was moved away, in every process and without a signal.
-    return {"class": "logging.handlers.WatchedFileHandler", "formatter": "line", "filename": target}
+    return {"class": "airflow_arbiter.logfiles.LogFile", "formatter": "line", "filename": target}
 
 
 def _formatter(log_format: LogFormat, *, colors: bool) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """
-Open log files, and open them anew after a rotation, without ever being left with none.
+Log files: opened, and opened anew after a rotation, without ever being left with none or failing who logs.
 """
 
 from __future__ import annotations
 
+import io
 import logging
+import logging.handlers
 from typing import Any
 
-from airflow_arbiter import events, limits
+from airflow_arbiter import events, limits, logguard
 from airflow_arbiter.errors import SettingsError
 
 
@@ -18,6 +20,7 @@ def set_up(cfg: Any) -> Any:
     :param cfg: all options.
     :raises SettingsError: for what cannot be opened or configured.
     """
+    logguard.install()
     try:
         return cfg.logger_class(cfg)
     except Exception as error:
@@ -27,6 +30,27 @@ def set_up(cfg: Any) -> Any:
             f"({limits.one_line(str(error))}); allowed: files that can be written to, and what "
             "logging.config understands"
         ) from error
+
+
+class LogFile(logging.handlers.WatchedFileHandler):
+    """
+    A log file that is opened anew when it was moved away, in every process and without a signal.
+
+    Where it cannot be written to or opened, as on a full disk or in a directory that is gone, the line is
+    lost, standard error is told, and the next line tries again. The library's own lets the exception out,
+    into the app's request or the master's turn; and it keeps what a full disk did not take, for each worker
+    that is forked meanwhile to write once more.
+    """
+
+    def _open(self) -> io.TextIOWrapper:
+        file = io.FileIO(self.baseFilename, "a")
+        return io.TextIOWrapper(file, encoding=self.encoding, errors=self.errors, write_through=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except Exception:
+            self.handleError(record)
 
 
 def reopen() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from uvicorn.config import Config
 
-from airflow_arbiter import capture, events
+from airflow_arbiter import capture, events, logfiles
 from airflow_arbiter.errors import ArbiterError
 from airflow_arbiter.handover import Handover
 from airflow_arbiter.health import ProbeResult, describe, probe
@@ -41,7 +41,7 @@ def run(handover: Handover, fd: int) -> None:
         events.bind(pid=os.getpid(), process="preflight")
         app = handover.make_app()
         set_title(f"preflight [{app.cfg.proc_name}]")
-        app.cfg.logger_class(app.cfg)
+        logfiles.set_up(app.cfg)
         capture.install()
         _rehearse(app, set(handover.known_troubles))
     except (ArbiterError, UnfitError) as error:
