@@ -1,4 +1,4 @@
-"""What the machine does to a server: full disks, unread pipes."""
+"""What the machine does to a server: full disks, a jumping clock, read-only mounts, unread pipes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from typing import Any
 
 import pytest
 from harness.isolation import (
+    READ_ONLY_STEPS,
+    SERVE,
+    Clock,
     Disk,
     Pipe,
+    as_user,
     in_mount_namespace,
     in_shell,
     small_disk,
@@ -83,6 +87,62 @@ def test_standard_streams_on_a_full_device_harm_nobody(start: Start, streams: st
     redirect = "exec " + " ".join(f"{stream}>/dev/full" for stream in streams.split())
     server = start("--access-logfile=-", command=in_shell(redirect), workers=2)
     server.wait_ready(2)
+    with Load(server.port, clients=4, pause_s=0.002) as load:
+        _roll(server, load, generation=2)
+    assert load.failures == {}
+    server.send(signal.SIGTERM)
+    assert server.wait_exit() == 0
+
+
+# -- the clock -----------------------------------------------------------------------------------------------
+
+
+def test_a_wall_clock_that_jumps_moves_nothing(start: Start, tmp_path: Path) -> None:
+    """Hours and days forth and back, at rest and in rollouts: nobody is killed, nothing stalls."""
+    clock = Clock(tmp_path / "clock")
+    server = start(
+        "--timeout=3",
+        "--graceful-timeout=10",
+        "--worker-refresh-interval=3600",
+        "--access-logfile=-",
+        env=clock.env,
+        workers=2,
+    )
+    server.wait_ready(2)
+    with Load(server.port, clients=4, pause_s=0.002) as load:
+        old = server.ready()
+        for offset in ("+2d", "-5h", "+0"):
+            clock.set(offset)
+            _wait_answers(load, 200)
+        assert server.ready() == old, "workers are due by the monotonic clock"
+        for number, offset in enumerate(("+30d", "-30d", "+1h", "-3h"), start=1):
+            server.send(signal.SIGHUP)
+            server.wait_event("worker.drain_requested", 2 * number - 1)
+            clock.set(offset)
+            server.wait_event("rollout.completed", number)
+    assert load.failures == {}
+    assert server.events("worker.killed") == []
+    assert server.events("rollout.stalled") == []
+    days = {line["timestamp"][:10] for line in _whole_lines(server.log_path)}
+    assert len(days) >= 4, "the clock did not jump"
+
+
+# -- nothing to write to -------------------------------------------------------------------------------------
+
+
+def test_read_only_root_and_a_uid_that_nobody_knows(start: Start, tmp_path: Path) -> None:
+    """With one directory to write to and no name, a server starts, serves, rolls, and stops with 0."""
+    command = in_mount_namespace(
+        *READ_ONLY_STEPS,
+        "mount -t tmpfs -o mode=1777 writable /mnt",
+        "mkdir -m 777 /mnt/faults",
+        "unset HOME",
+        "cd /",
+        command=[*as_user(54321), *SERVE],
+    )
+    server = start(command=command, env={"TMPDIR": "/mnt", "FAULTS": "/mnt/faults"}, workers=2)
+    server.wait_ready(2)
+    assert "\nUid:\t54321\t54321" in Path(f"/proc/{server.pid}/status").read_text()
     with Load(server.port, clients=4, pause_s=0.002) as load:
         _roll(server, load, generation=2)
     assert load.failures == {}
