@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from harness.server import Server
 from harness.starting import BIND, Servers, SetFault, Start
 
@@ -63,3 +65,17 @@ def serve(start: Start) -> Start:
         return server
 
     return start_and_wait
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[list[str], ssl.SSLContext]:
+    """Options for a server with a throw-away certificate, and a client that trusts it."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    key, chain = tmp_path / "key.pem", tmp_path / "chain.pem"
+    issued.private_key_pem.write_to_path(str(key))
+    for blob in issued.cert_chain_pems:
+        blob.write_to_path(str(chain), append=True)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return [f"--certfile={chain}", f"--keyfile={key}"], context

@@ -30,8 +30,13 @@ def fault(where: str) -> str:
         what = (folder / where).read_text()
     except FileNotFoundError:
         return ""
-    (folder / f"reached-{where}").touch()
+    _note(where)
     return what
+
+
+def _note(where: str) -> None:
+    """Let the test know that we have come there."""
+    (Path(os.environ["FAULTS"]) / f"reached-{where}").touch()
 
 
 if fault("import") == "raise":
@@ -78,7 +83,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
             pass
     else:
         query = parse_qs(scope["query_string"].decode())
-        await _answer(scope["path"], query, send)
+        await _answer(scope["path"], query, receive, send)
 
 
 async def _lifespan(receive: Any, send: Any) -> None:
@@ -104,15 +109,28 @@ async def _lifespan(receive: Any, send: Any) -> None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGINT, lambda: None)
     await send({"type": "lifespan.startup.complete"})
     await receive()
+    await _shut_down()
     (Path(os.environ["FAULTS"]) / f"shut-down-{os.getpid()}").touch()
     await send({"type": "lifespan.shutdown.complete"})
 
 
-async def _answer(path: str, query: dict[str, list[str]], send: Any) -> None:
+async def _shut_down() -> None:
+    match fault("shutdown"):
+        case "sleep":
+            await asyncio.sleep(3600)
+        case "busy":
+            while True:
+                pass
+        case "raise":
+            raise RuntimeError("shutdown is broken")
+
+
+async def _answer(path: str, query: dict[str, list[str]], receive: Any, send: Any) -> None:
     status = 200
     if path == "/health":
         status = await _health()
     elif path == "/hold":
+        _note("hold")
         await asyncio.sleep(float(query["s"][0]))
     elif path == "/stubborn":
         await _ignore_cancellation(float(query["s"][0]))
@@ -120,8 +138,15 @@ async def _answer(path: str, query: dict[str, list[str]], send: Any) -> None:
         _ballast.append(os.urandom(int(query["mib"][0]) * 2**20))
     elif path == "/block":
         time.sleep(float(query["s"][0]))  # noqa: ASYNC251  # that is the fault
+    elif path == "/deaf":
+        _note("deaf")
+        await _be_deaf(float(query["s"][0]))
+    elif path == "/body":
+        while (await receive()).get("more_body"):
+            pass
     elif path == "/stream":
-        await _stream(int(query["chunks"][0]), float(query["pause"][0]), send)
+        size = int(query.get("size", ["100"])[0])
+        await _stream(int(query["chunks"][0]), size, float(query["pause"][0]), send)
         return
     else:
         _make_trouble(path)
@@ -201,9 +226,17 @@ def _lose(loop: asyncio.AbstractEventLoop) -> None:
     loop.create_future().set_exception(RuntimeError("a task is broken"))
 
 
-async def _stream(chunks: int, pause_s: float, send: Any) -> None:
+async def _be_deaf(seconds: float) -> None:
+    """Go on working, whoever cancels it."""
+    ends_at = time.monotonic() + seconds
+    while (left_s := ends_at - time.monotonic()) > 0:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(left_s)
+
+
+async def _stream(chunks: int, size: int, pause_s: float, send: Any) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": []})
     for _ in range(chunks):
-        await send({"type": "http.response.body", "body": b"x" * 100, "more_body": True})
+        await send({"type": "http.response.body", "body": b"x" * size, "more_body": True})
         await asyncio.sleep(pause_s)
     await send({"type": "http.response.body", "body": b""})

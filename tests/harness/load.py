@@ -74,6 +74,16 @@ class Client:
             self.close()
         return status, body
 
+    def ending(self) -> str:
+        """Wait until the server ends the idle connection, and tell how."""
+        assert self._sock is not None
+        try:
+            return "said something" if self._sock.recv(1) else "closed"
+        except ConnectionResetError:
+            return "reset"
+        except TimeoutError:
+            return "left open"
+
     def close(self) -> None:
         """Close the connection, if there is one."""
         if self._sock is not None:

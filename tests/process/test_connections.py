@@ -10,27 +10,12 @@ import threading
 from pathlib import Path
 
 import pytest
-import trustme
 from harness.load import Client, Load
 from harness.server import Server
 from harness.starting import SetFault, Start
 from harness.waiting import eventually
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> tuple[list[str], ssl.SSLContext]:
-    """Options for a server with a throw-away certificate, and a client that trusts it."""
-    authority = trustme.CA()
-    issued = authority.issue_cert("localhost")
-    key, chain = tmp_path / "key.pem", tmp_path / "chain.pem"
-    issued.private_key_pem.write_to_path(str(key))
-    for blob in issued.cert_chain_pems:
-        blob.write_to_path(str(chain), append=True)
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return [f"--certfile={chain}", f"--keyfile={key}"], context
 
 
 def test_rollouts_with_tls_lose_nothing(serve: Start, certificate: tuple[list[str], ssl.SSLContext]) -> None:
@@ -92,18 +77,6 @@ def test_rollouts_on_asyncios_own_loop_lose_nothing(serve: Start, worker: str) -
     assert load.failures == {}
 
 
-def test_open_websockets_are_closed_as_a_service_restart(serve: Start) -> None:
-    """A WebSocket that is open when its worker drains is closed with 1012."""
-    server = serve(workers=1)
-    with connect(f"ws://127.0.0.1:{server.port}/") as websocket:
-        server.send(signal.SIGHUP)
-        with pytest.raises(ConnectionClosed) as closed:
-            websocket.recv(timeout=20)
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == 1012
-    server.wait_event("rollout.completed")
-
-
 def test_a_websocket_is_opened_before_it_is_closed(serve: Start, set_fault: SetFault, faults: Path) -> None:
     """A WebSocket whose handshake is under way when the drain begins is opened, and then closed with 1012."""
     server = serve(workers=1)
@@ -123,28 +96,6 @@ def test_a_websocket_is_opened_before_it_is_closed(serve: Start, set_fault: SetF
     server.send(signal.SIGHUP)
     thread.join(30)
     assert codes == [1012]
-
-
-def test_many_idle_kept_connections_are_closed(serve: Start) -> None:
-    """300 idle connections are closed after their grace, and the rollout completes."""
-    server = serve("--keep-alive=60", workers=2)
-    clients = [Client(server.port, keep_alive=True) for _ in range(300)]
-    for client in clients:
-        client.get("/")
-    server.send(signal.SIGHUP)
-    server.wait_event("rollout.completed", within_s=30)
-    for client in clients:
-        client.close()
-
-
-def test_half_a_request_does_not_hold_a_drain(serve: Start) -> None:
-    """A client that sends half a request and waits is closed after the grace."""
-    server = serve(workers=1)
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
-        client.sendall(b"GET / HTTP/1.1\r\nHo")
-        server.send(signal.SIGHUP)
-        server.wait_event("rollout.completed", within_s=20)
-        assert client.recv(100) == b""
 
 
 def test_max_requests_replaces_workers_without_a_loss(serve: Start) -> None:
