@@ -84,6 +84,7 @@ class DrainingServer(Server):
         self._leaving = asyncio.Event()
         self._idle_since: dict[Any, float] = {}
         self._closing_since: dict[Any, float] = {}
+        self._broken: set[Any] = set()
         self._accepted: weakref.WeakSet[Any] = weakref.WeakSet()
         if config.ssl is not None:
             config.http_protocol_class = _noting(config.http_protocol_class, self._accepted)
@@ -191,10 +192,11 @@ class DrainingServer(Server):
             for connection in list(self.server_state.connections):
                 try:
                     self._ease_out(connection, now)
-                except (
-                    Exception
-                ):  # one connection, or a protocol that we do not know, must not cut the others
-                    _logger.exception("Exception while draining a connection")
+                except Exception:
+                    # One connection, or a protocol that we do not know, must not cut the others.
+                    if connection not in self._broken:
+                        self._broken.add(connection)
+                        _logger.exception("Exception while draining a connection")
             is_shaking_hands = self._accepted and now - began_at < HANDSHAKE_S
             is_quiet = not (self.server_state.connections or self.server_state.tasks or is_shaking_hands)
             # Twice: a callback that registers a connection may be due between two looks.

@@ -126,6 +126,28 @@ def test_a_lifespan_shutdown_that_goes_wrong_harms_nobody(
     assert causes == ([] if what == "raise" else ["missed its drain deadline of 2 s"] * 2)
 
 
+def test_a_connection_that_cannot_be_closed_does_not_cut_the_others(serve: Start, faults: Path) -> None:
+    """A protocol that raises in the drain is cut at the deadline and told of once; nobody else is cut."""
+    server = serve(
+        "--worker-class=raising_worker.RaisingWorker", "--graceful-timeout=6", "--keep-alive=60", workers=1
+    )
+    broken, idle = (Client(server.port, keep_alive=True) for _ in range(2))
+    broken.get("/broken")
+    idle.get("/")
+    held = _in_background(lambda: Client(server.port, keep_alive=False).get("/hold?s=4")[0])
+    eventually((faults / "reached-hold").exists, what="the worker holds the request")
+    with load_that_loses_nothing(server):
+        server.send(signal.SIGHUP)
+        assert idle.ending() == "closed"
+        assert held() == 200
+        server.wait_event("rollout.completed")
+        assert broken.ending() == "closed"
+    assert server.events("worker.killed") == []
+    assert server.log().count("Exception while draining a connection") == 1
+    broken.close()
+    idle.close()
+
+
 def test_a_request_that_ignores_its_cancellation_ends_with_its_worker(serve: Start, faults: Path) -> None:
     """A worker that a request keeps beyond `graceful_timeout` is killed; nobody else is harmed."""
     server = serve("--graceful-timeout=3", workers=2)
