@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import select
 import signal
@@ -189,6 +190,9 @@ class DrainingServer(Server):
             if now - refreshed_at >= TICK_S:
                 await self._refresh_headers()
                 refreshed_at = now
+                if self._accepted:
+                    # Handshakes that have failed are garbage in circles, and not to be waited for.
+                    gc.collect(1)
             for connection in list(self.server_state.connections):
                 try:
                     self._ease_out(connection, now)

@@ -54,6 +54,24 @@ def test_a_handshake_that_began_before_the_drain_is_finished(
     assert answer.startswith(b"HTTP/1.1 200 ")
 
 
+def test_handshakes_that_failed_do_not_hold_a_drain(
+    serve: Start, certificate: tuple[list[str], ssl.SSLContext]
+) -> None:
+    """Clients that came and went without a handshake, as a load balancer's checks do, are not waited for."""
+    options, tls = certificate
+    server = serve(*options, workers=1)
+    outgoing = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost").do_handshake()
+    hello = outgoing.read()
+    for greeting in (b"", b"GET / HTTP/1.1\r\n\r\n", hello, hello[:20]) * 10:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+            client.sendall(greeting)
+    server.send(signal.SIGHUP)
+    (completed,) = server.wait_event("rollout.completed")
+    assert float(completed.values["duration_s"]) < 4, "it took all the time that handshakes get"
+
+
 def test_an_idle_tls_connection_does_not_hold_a_drain(
     serve: Start, certificate: tuple[list[str], ssl.SSLContext]
 ) -> None:
