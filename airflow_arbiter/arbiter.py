@@ -299,6 +299,18 @@ class AirflowArbiter(WorkerKeeper):
 
     # -- stop ------------------------------------------------------------------------------------------------
 
+    def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
+        """
+        Stop, and end with an exit code that the operator's last hook, ``on_exit``, does not change.
+
+        :raises SystemExit: always.
+        """
+        try:
+            super().halt(reason, exit_status)
+        except Exception:
+            events.publish_exception("arbiter.halt_failed")
+        sys.exit(exit_status)
+
     def stop(self, graceful: bool = True) -> None:  # noqa: FBT001, FBT002  # gunicorn's signature
         """
         End all workers.
