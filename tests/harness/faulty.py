@@ -126,28 +126,18 @@ async def _shut_down() -> None:
 
 
 async def _answer(path: str, query: dict[str, list[str]], receive: Any, send: Any) -> None:
-    status = 200
-    if path == "/health":
-        status = await _health()
-    elif path == "/hold":
-        _note("hold")
-        await asyncio.sleep(float(query["s"][0]))
-    elif path == "/stubborn":
-        await _ignore_cancellation(float(query["s"][0]))
-    elif path == "/grow":
-        _ballast.append(os.urandom(int(query["mib"][0]) * 2**20))
-    elif path == "/block":
-        time.sleep(float(query["s"][0]))  # noqa: ASYNC251  # that is the fault
-    elif path == "/deaf":
-        _note("deaf")
-        await _be_deaf(float(query["s"][0]))
-    elif path == "/body":
-        while (await receive()).get("more_body"):
-            pass
-    elif path == "/stream":
+    if path == "/stream":
         size = int(query.get("size", ["100"])[0])
         await _stream(int(query["chunks"][0]), size, float(query["pause"][0]), send)
         return
+    status = await _health() if path == "/health" else 200
+    if path == "/body":
+        while (await receive()).get("more_body"):
+            pass
+    elif "s" in query:
+        await _take_time(path, float(query["s"][0]))
+    elif path == "/grow":
+        _ballast.append(os.urandom(int(query["mib"][0]) * 2**20))
     else:
         _make_trouble(path)
     body = str(os.getpid()).encode()
@@ -156,6 +146,20 @@ async def _answer(path: str, query: dict[str, list[str]], receive: Any, send: An
     headers = [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+async def _take_time(path: str, seconds: float) -> None:
+    match path:
+        case "/hold":
+            _note("hold")
+            await asyncio.sleep(seconds)
+        case "/stubborn":
+            await _ignore_cancellation(seconds)
+        case "/block":
+            time.sleep(seconds)  # noqa: ASYNC251  # that is the fault
+        case "/deaf":
+            _note("deaf")
+            await _be_deaf(seconds)
 
 
 _ballast: list[bytes] = []
