@@ -103,7 +103,7 @@ class Reloader:
 
     def _begin(self, reason: str) -> None:
         """Start a preflight."""
-        events.publish("reload.started", reason=reason)
+        events.publish("reload.started", reason=reason, generation=self._master.generation + 1)
         if not self._master.cfg.preload_app:
             self._master.reread()
             return
