@@ -19,9 +19,10 @@ _GRACE_S = 5
 
 class Errand:
     """
-    A child process that tells one message.
+    A child process that tells one message, of one line.
 
-    It may exec; all descriptors but its pipe and the standard streams are then closed, as ever.
+    It leads a process group, so that children of its own end with it. It may exec; all descriptors
+    but its pipe and the standard streams are then closed, as ever.
 
     :param run: what to do, given the descriptor to write the message to. Runs in the child.
     :param limit_s: seconds after which it is too late.
@@ -38,6 +39,8 @@ class Errand:
             self.pid = os.fork()
             if self.pid == 0:
                 _live(run, write_fd, limit_s=limit_s)
+            with contextlib.suppress(OSError):
+                os.setpgid(self.pid, self.pid)  # here and in the child: who comes first is luck
         except BaseException:
             os.close(self.fd)
             raise
@@ -61,18 +64,20 @@ class Errand:
             while data := os.read(self.fd, 65536):
                 self._message += data
             return self._message
-        return None
+        # Not only by the end of the file: a process that it has left behind may hold the pipe open.
+        return self._message if self._message.endswith(b"\n") else None
 
     def close(self) -> None:
-        """End it, if it lives; its exit is for the master to reap."""
+        """End it and its children, if they live; its exit is for the master to reap."""
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+            os.killpg(self.pid, signal.SIGKILL)
         os.close(self.fd)
 
 
 def _live(run: Callable[[int], None], write_fd: int, *, limit_s: float) -> None:
     """Live the errand's life. Runs in the child, and never returns."""
     try:
+        os.setpgid(0, 0)
         signal.set_wakeup_fd(-1)  # inherited: it would wake the master for our signals
         for sig in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             with contextlib.suppress(OSError, ValueError):

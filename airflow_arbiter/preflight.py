@@ -8,6 +8,7 @@ be imported, has no new troubles, starts, and is healthy. Runs in an errand of t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -24,6 +25,9 @@ from airflow_arbiter.proctitle import set_title
 
 PROBE_PAUSE_S = 0.5
 """Pause between two probes of an app that is not healthy yet."""
+
+SHUTDOWN_S = 5.0
+"""What the app gets to shut down; how it leaves says nothing of how it serves."""
 
 
 class UnfitError(Exception):
@@ -46,13 +50,16 @@ def run(handover: Handover, fd: int) -> None:
         _rehearse(app, set(handover.known_troubles))
     except (ArbiterError, UnfitError) as error:
         verdict = {"error": str(error)}
+        if error.__cause__ is not None:
+            verdict["stack"] = "".join(traceback.format_exception(error.__cause__))
     except BaseException as error:
         # Foreign code runs here, which may raise anything, SystemExit included.
         verdict = {"error": f"{type(error).__name__}: {error}", "stack": traceback.format_exc()}
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # closed, or full
+            stream.flush()
     with os.fdopen(fd, "w") as pipe:
-        json.dump(verdict, pipe)
-    sys.stdout.flush()
-    sys.stderr.flush()
+        pipe.write(json.dumps(verdict) + "\n")
     os._exit(0)  # threads of the app, and what it does at exit, are nobody's business here
 
 
@@ -68,7 +75,8 @@ def _rehearse(app: Any, known_troubles: set[str]) -> None:
     troubles = [trouble for trouble in app.troubles() if trouble not in known_troubles]
     if troubles:
         raise UnfitError("; ".join(troubles))
-    asyncio.run(_start(app, asgi_app))
+    # Not asyncio.run(), which waits for tasks and threads that the app leaves behind.
+    asyncio.new_event_loop().run_until_complete(_start(app, asgi_app))
 
 
 async def _start(app: Any, asgi_app: Any) -> None:
@@ -81,7 +89,8 @@ async def _start(app: Any, asgi_app: Any) -> None:
     path = app.health_check_path
     if path is not None:
         await _prove(config.loaded_app, path, state=lifespan.state, timeout_s=app.cfg.health_check_timeout)
-    await lifespan.shutdown()
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(lifespan.shutdown(), SHUTDOWN_S)
 
 
 async def _prove(asgi_app: Any, path: str, *, state: dict[str, Any], timeout_s: float) -> None:
@@ -95,7 +104,8 @@ async def _prove(asgi_app: Any, path: str, *, state: dict[str, Any], timeout_s: 
     told = ""
     while not (result := await probe(asgi_app, path, state=state, timeout_s=timeout_s)).passed:
         if result.error is not None:
-            raise UnfitError(_words(result)) from result.error
+            error = result.error
+            raise UnfitError(f"{_words(result)}: {type(error).__name__}: {error}") from error
         if _words(result) != told:
             told = _words(result)
             events.publish("preflight.unhealthy", level="warning", because=told)

@@ -65,7 +65,7 @@ class FolderWatch:
             self._is_told = True
             return False
         self._is_told = False
-        return self._compare(seen.decode())
+        return self._compare(seen.decode().strip())
 
     def close(self, *, forget: Callable[[int], None]) -> None:
         """End the look that is under way."""
@@ -84,7 +84,7 @@ class FolderWatch:
     def _tell(self, fd: int) -> None:
         """Look. Runs in the errand."""
         os.nice(10)
-        os.write(fd, fingerprint(self._folders).encode())
+        os.write(fd, fingerprint(self._folders).encode() + b"\n")
 
 
 def fingerprint(folders: Sequence[Path]) -> str:

@@ -78,11 +78,11 @@ class Server:
         """How many child processes exist, whatever they do, the dead ones that are not reaped left out."""
         children = psutil.Process(self.pid).children()
         self._seen_pids.update(child.pid for child in children)
-        return sum(_is_alive(child.pid) for child in children)
+        return sum(is_alive(child.pid) for child in children)
 
     def zombies(self) -> list[int]:
         """Child processes that are dead and not reaped."""
-        return [child.pid for child in psutil.Process(self.pid).children() if not _is_alive(child.pid)]
+        return [child.pid for child in psutil.Process(self.pid).children() if not is_alive(child.pid)]
 
     def listening(self) -> list[int]:
         """The pids of workers that are ready and hold the listening socket open."""
@@ -156,7 +156,7 @@ class Server:
 
     def orphans(self) -> list[int]:
         """Workers that were seen, and have outlived the master."""
-        return [pid for pid in self._seen_pids if _is_alive(pid)]
+        return [pid for pid in self._seen_pids if is_alive(pid)]
 
     # -- log -------------------------------------------------------------------------------------------------
 
@@ -228,7 +228,8 @@ def free_port() -> int:
         return port
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; a dead one that nobody has reaped does not."""
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
