@@ -157,9 +157,10 @@ class AirflowArbiter(WorkerKeeper):
             return
         try:
             self.reloader.turn()
-        except Exception:
+        except Exception as error:
             # It runs foreign code; whatever that does, the workers must be looked after.
             events.publish_exception("reload.refused")
+            self.reloader.failure = f"{type(error).__name__}: {error}"
             self.reloader.cancel()
 
     def _observe(self) -> PoolView:
@@ -288,10 +289,15 @@ class AirflowArbiter(WorkerKeeper):
         self._stats["reloads"] += 1
         self.reloader.want("SIGHUP")
 
-    def reread(self) -> None:
-        """Take in the configuration anew, with the code that this process has."""
-        rereading.reread(self)
+    def reread(self) -> str:
+        """
+        Take in the configuration anew, with the code that this process has.
+
+        :return: as :func:`airflow_arbiter.rereading.reread`.
+        """
+        error = rereading.reread(self)
         self._tell_if_off()
+        return error
 
     def _tell_if_off(self) -> None:
         if not self._policy.surge:

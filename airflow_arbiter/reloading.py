@@ -105,7 +105,7 @@ class Reloader:
         """Start a preflight."""
         events.publish("reload.started", reason=reason, generation=self._master.generation + 1)
         if not self._master.cfg.preload_app:
-            self._master.reread()
+            self.failure = self._master.reread()
             return
         if lack := self._lack_of_memory():
             self._refuse(lack)
@@ -121,7 +121,7 @@ class Reloader:
                 os.close(fd)
         except IntegrationError as error:
             events.publish("reload.without_code", level="warning", because=str(error))
-            self._master.reread()
+            self.failure = self._master.reread()
         except OSError as error:
             self._refuse(f"no process could be had to try the new code: {error}")
         else:

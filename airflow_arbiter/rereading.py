@@ -15,7 +15,7 @@ from airflow_arbiter.errors import ArbiterError
 from airflow_arbiter.succession import FIXED_SETTINGS, keep_fixed
 
 
-def reread(master: Any) -> None:
+def reread(master: Any) -> str:
     """
     Read the configuration anew and open the next generation. Returns at once.
 
@@ -23,6 +23,7 @@ def reread(master: Any) -> None:
     stays unless the configured one has changed: gunicorn falls back to that, and takes capacity away.
 
     :param master: an :class:`airflow_arbiter.arbiter.AirflowArbiter`.
+    :return: what is wrong with it, in words; empty where it was taken in.
     """
     old, scaled = master.cfg, master.num_workers
     reset_environment(old)
@@ -42,13 +43,14 @@ def reread(master: Any) -> None:
             events.publish("reload.refused", level="error", error=str(error))
         else:
             events.publish_exception("reload.refused")
-        return
+        return str(error) or type(error).__name__
     keep_fixed(master.cfg, {name: old.settings[name].get() for name in FIXED_SETTINGS})
     if scaled and master.cfg.workers == old.workers:
         master.num_workers = scaled
     master.generation += 1
     logfiles.reopen()
     master.call_hook("on_reload", master)
+    return ""
 
 
 def reset_environment(cfg: Any) -> None:
