@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
@@ -146,7 +147,19 @@ def adopt(master: WorkerKeeper, message: Handover) -> None:
     for values in message.workers:
         worker = _adopted(values)
         master.WORKERS[worker.pid] = worker
-    master.LISTENERS = sock.create_sockets(master.cfg, master.log, message.listeners)
+    master.LISTENERS = [_listener(master, fd) for fd in message.listeners]
+
+
+def _listener(master: WorkerKeeper, fd: int) -> Any:
+    """
+    Take up a socket that listens.
+
+    Not by gunicorn's ``create_sockets``, which would also open the descriptors of ``bind = fd://N``, as a
+    first start does; those are closed since.
+    """
+    with socket.fromfd(fd, socket.AF_UNIX, socket.SOCK_STREAM) as any_family:
+        address = any_family.getsockname()
+    return sock._sock_type(address)(address, master.cfg, master.log, fd=fd)
 
 
 def take_pid_file(master: WorkerKeeper) -> None:
