@@ -32,7 +32,6 @@ from airflow_arbiter.pool import (
     PoolView,
     Quit,
     RolloutPolicy,
-    RolloutState,
     Spawn,
     Stop,
 )
@@ -61,7 +60,6 @@ class AirflowArbiter(WorkerKeeper):
     def __init__(self, app: Any) -> None:
         # Before super(): its __init__ runs setup().
         self._policy = RolloutPolicy()
-        self._state = RolloutState()
         self._spawn_errors: list[str] = []
         self._lasting_errors: list[str] = []
         self._stop: Stop | None = None
@@ -115,13 +113,14 @@ class AirflowArbiter(WorkerKeeper):
             succession.take_pid_file(self)
             self.init_signals()
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
-            self.call_hook("on_reload", self)
+            if self.load_error is None:
+                self.call_hook("on_reload", self)
             self._tell_if_off()
             return
         try:
             super().start()
         except BaseException as error:
-            sock.close_sockets(self.LISTENERS, unlink=self._owns_socket_files())
+            sock.close_sockets(self.LISTENERS, unlink=self.owns_socket_files())
             if self.pidfile is not None:
                 self.pidfile.unlink()
             if isinstance(error, Exception):
@@ -142,12 +141,12 @@ class AirflowArbiter(WorkerKeeper):
             self._go_on_with_reload()
             view = self._observe()
             decision = plan(view, self._policy)
-            self._state = decision.state
+            self.state = decision.state
             self._wake_in_s = decision.wake_in_s
             self._publish(decision.events)
             for action in decision.actions:
                 self._act(action)
-            self._show_title()
+            self.show_title("reload failed" if self.reloader.failure else "")
         except Exception:
             # The turn must not end the server; the next one looks at the world anew.
             events.publish_exception("arbiter.turn_failed")
@@ -180,7 +179,7 @@ class AirflowArbiter(WorkerKeeper):
             target=self.num_workers,
             generation=self.generation,
             workers=workers,
-            state=self._state,
+            state=self.state,
             departures=departures,
             spawn_errors=spawn_errors,
             lasting_errors=lasting_errors,
@@ -235,8 +234,13 @@ class AirflowArbiter(WorkerKeeper):
     def _do_halt(self, action: Halt) -> None:
         raise HaltServer(f"the app cannot boot: {action.cause}", self.WORKER_BOOT_ERROR)
 
-    def _show_title(self) -> None:
-        title, state = f"master [{self.proc_name}]", "reload failed" if self.reloader.failure else ""
+    def show_title(self, state: str = "") -> None:
+        """
+        Tell in the process list who we are.
+
+        :param state: what we do, where that is worth telling.
+        """
+        title = f"master [{self.proc_name}]"
         if (title, state) != self._title:
             self._title = title, state
             set_title(title, state=state)
@@ -327,7 +331,7 @@ class AirflowArbiter(WorkerKeeper):
         if self._stop is not None:
             return
         self.reloader.close()
-        sock.close_sockets(self.LISTENERS, unlink=self._owns_socket_files())
+        sock.close_sockets(self.LISTENERS, unlink=self.owns_socket_files())
         self.LISTENERS = []
         now = time.monotonic()
         self._stop = Stop(began_at=now, quick_at=None if graceful else now)
@@ -345,7 +349,3 @@ class AirflowArbiter(WorkerKeeper):
             workers_spawned=self._stats["workers_spawned"],
             longest_turn_ms=round(self._turns.longest_s * 1000, 1),
         )
-
-    def _owns_socket_files(self) -> bool:
-        """Whether the files of Unix sockets are ours to remove: not during an upgrade, not systemd's."""
-        return self.reexec_pid == 0 and self.master_pid == 0 and not self.systemd

@@ -24,7 +24,7 @@ from airflow_arbiter import events, stacks
 from airflow_arbiter.books import Kept
 from airflow_arbiter.errors import IntegrationError
 from airflow_arbiter.observation import exit_cause, view_of
-from airflow_arbiter.pool import Departure
+from airflow_arbiter.pool import Departure, RolloutState
 from airflow_arbiter.wakeup import Wakeup
 from airflow_arbiter.workers import AirflowUvicornWorker
 
@@ -41,6 +41,7 @@ class WorkerKeeper(Arbiter):
     :ivar inherited_notify_fds: the pipe of workers that were there before this image of the master.
     :ivar known_troubles: what was wrong with the app when it was loaded, without keeping it from serving.
     :ivar load_error: why there is no app to make workers with, if there is none.
+    :ivar state: what the planner remembers.
     """
 
     # Narrower than gunicorn's: only our workers have a status page.
@@ -62,6 +63,7 @@ class WorkerKeeper(Arbiter):
         self.inherited_notify_fds: tuple[int, int] | None = None
         self.known_troubles: tuple[str, ...] = ()
         self.load_error: BaseException | None = None
+        self.state = RolloutState()
         super().__init__(app)
         # sys.argv has the path of __main__.py where the command was `python -m`; SIGUSR2 must start the same.
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
@@ -75,6 +77,10 @@ class WorkerKeeper(Arbiter):
     def num_workers(self, value: int) -> None:
         old, self._num_workers = self._num_workers, value
         self.call_hook("nworkers_changed", self, value, old)
+
+    def owns_socket_files(self) -> bool:
+        """Whether the files of Unix sockets are ours to remove: not during an upgrade, not systemd's."""
+        return self.reexec_pid == 0 and self.master_pid == 0 and not self.systemd
 
     def call_hook(self, name: str, *arguments: Any) -> None:
         """Call an operator's hook, which must not end the server, whatever it does."""

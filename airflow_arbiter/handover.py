@@ -44,6 +44,12 @@ class Handover:
     :param notify: descriptors of the pipe that workers wake the master through.
     :param workers: one mapping for each living worker.
     :param known_troubles: what was wrong with the app all along.
+    :param has_served: whether any worker ever took connections; before, failing ends the server.
+    :param has_proved: whether any was ever ready.
+    :param retry_s: pause before the next try, should the new image find no app.
+    :param title: the master's, for the process list.
+    :param graceful_timeout_s: what workers get that are asked to leave.
+    :param owns_socket_files: whether the files of Unix sockets are ours to remove.
     """
 
     app: str = ""
@@ -68,6 +74,12 @@ class Handover:
     stats: dict[str, Any] = field(default_factory=dict)
     started_at: float = 0.0
     known_troubles: list[str] = field(default_factory=list)
+    has_served: bool = True
+    has_proved: bool = True
+    retry_s: float = 1.0
+    title: str = ""
+    graceful_timeout_s: float = 30.0
+    owns_socket_files: bool = False
 
     def write(self) -> int:
         """Write it to a memory file, and return its descriptor, at the beginning."""

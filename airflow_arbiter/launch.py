@@ -7,11 +7,9 @@ takes seconds in which the arbiter has no handlers yet.
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -23,6 +21,9 @@ from airflow_arbiter.arbiter import EXIT_SIGNALS, AirflowArbiter
 from airflow_arbiter.errors import SettingsError
 from airflow_arbiter.handover import Handover
 
+LATER_SIGNALS = frozenset(Arbiter.SIGNALS) - EXIT_SIGNALS - {signal.SIGCHLD}
+"""What only an arbiter's loop can answer; it waits until there is one."""
+
 
 def start(app: Any) -> None:
     """
@@ -33,73 +34,78 @@ def start(app: Any) -> None:
     :raises SettingsError: for a log that cannot be set up.
     """
     capture.install()
-    with _leaving_on_signals() as asked:
-        try:
-            arbiter = AirflowArbiter(app)
-            arbiter.load()
-        except SettingsError:
-            raise
-        except AppImportError as error:
-            events.publish("app.load_failed", level="error", error=str(error))
-            sys.exit(Arbiter.WORKER_BOOT_ERROR)
-        except (Exception, SystemExit):
-            # Only loading the app runs foreign code here; whatever it raises, we cannot boot.
-            if asked:
-                sys.exit(0)
-            events.publish_exception("app.load_failed")
-            sys.exit(Arbiter.WORKER_BOOT_ERROR)
-    if asked:
+    ears = _Ears()
+    try:
+        arbiter = AirflowArbiter(app)
+        arbiter.load()
+    except SettingsError:
+        raise
+    except AppImportError as error:
+        events.publish("app.load_failed", level="error", error=str(error))
+        sys.exit(Arbiter.WORKER_BOOT_ERROR)
+    except (Exception, SystemExit):
+        # Only loading the app runs foreign code here; whatever it raises, we cannot boot.
+        if ears.asked:
+            sys.exit(0)
+        events.publish_exception("app.load_failed")
+        sys.exit(Arbiter.WORKER_BOOT_ERROR)
+    if ears.asked:
         sys.exit(0)  # the import of the app has swallowed it
     arbiter.run()
 
 
-def resume(app: Any, handover: Handover) -> None:
+def resume(arbiter: AirflowArbiter, handover: Handover) -> None:
     """
     Go on where the earlier image left, with the app loaded anew.
 
     Comes with all signals blocked, and lets them through when somebody hears them. Whatever happens here, the
     workers that were handed over are kept: without an app there is nobody new, that is all.
 
+    :param arbiter: the new image's, with nobody in it yet.
     :raises SystemExit: always in the end.
     """
     capture.install()
-    arbiter = AirflowArbiter(app)
     succession.adopt(arbiter, handover)
-    with _leaving_on_signals(once=True) as asked:
-        try:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, EXIT_SIGNALS)
-            arbiter.load()
-            signal.pthread_sigmask(signal.SIG_BLOCK, EXIT_SIGNALS)
-        except BaseException as error:
-            # As in a first start, but there is somebody to stay for.
-            signal.pthread_sigmask(signal.SIG_BLOCK, EXIT_SIGNALS)
-            if not asked:
-                events.publish_exception("reload.failed")
-                arbiter.load_error = error
+    arbiter.reloader.retry_s = handover.retry_s
+    arbiter.show_title("loading")
+    ears = _Ears()
+    try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, LATER_SIGNALS)  # what has come meanwhile is heard here
+        arbiter.load()
+    except BaseException as error:
+        # As in a first start, but there is somebody to stay for. First of all, because a second signal would
+        # leave this frame with nobody to end the workers:
+        ears.is_loading = False
+        if not ears.asked:
+            events.publish_exception("reload.failed")
+            arbiter.load_error = error
+            arbiter.reloader.fail(f"{type(error).__name__}: {error}")
+    ears.is_loading = False
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     unsupervised_s = round(time.monotonic() - handover.left_at, 3)
     events.publish("reload.resumed", generation=arbiter.generation, unsupervised_s=unsupervised_s)
-    if asked:
+    if ears.asked:
         arbiter.start()
-        arbiter.stop(graceful=asked[0] == signal.SIGTERM)
+        arbiter.stop(graceful=ears.asked[0] == signal.SIGTERM)
         arbiter.halt()
     arbiter.run()
 
 
-@contextlib.contextmanager
-def _leaving_on_signals(*, once: bool = False) -> Iterator[list[int]]:
+class _Ears:
     """
-    Raise SystemExit in whatever runs when a signal to end comes; what came is noted.
+    Hears signals to end before the arbiter has handlers of its own, and ends whatever is being loaded.
 
-    :param once: raise only for the first, so that who has caught it is left alone.
+    :ivar asked: the signals that came.
+    :ivar is_loading: whether one raises SystemExit in whatever runs; if not, it is only noted.
     """
-    asked: list[int] = []
 
-    def leave(sig: int, _frame: FrameType | None) -> None:
-        asked.append(sig)
-        if not once or len(asked) == 1:
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.is_loading = True
+        for sig in EXIT_SIGNALS:
+            signal.signal(sig, self._hear)
+
+    def _hear(self, sig: int, _frame: FrameType | None) -> None:
+        self.asked.append(sig)
+        if self.is_loading:
             raise SystemExit(0)
-
-    # The arbiter sets its own handlers when it starts.
-    for sig in EXIT_SIGNALS:
-        signal.signal(sig, leave)
-    yield asked

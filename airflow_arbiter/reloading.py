@@ -34,6 +34,7 @@ class Reloader:
     :param master: whose code is replaced.
     :param container: where the preflight must have room.
     :ivar failure: why the last reload failed, in words; empty once one has gone well.
+    :ivar retry_s: pause before the next try of a master that has no app.
     """
 
     def __init__(self, master: WorkerKeeper, container: Container) -> None:
@@ -45,17 +46,23 @@ class Reloader:
         self._passed = ""
         self._watch: FolderWatch | None = None
         self._retry_at = 0.0
-        self._retry_s = RETRY_FIRST_S
+        self.retry_s = RETRY_FIRST_S
         self.failure = ""
 
     @property
     def is_running(self) -> bool:
-        """Whether a preflight is under way."""
-        return self._preflight is not None
+        """Whether a preflight is under way, or has gone well a moment ago."""
+        return self._preflight is not None or bool(self._passed)
 
     def want(self, reason: str) -> None:
         """Ask for a reload."""
         self._wanted = reason
+
+    def fail(self, error: str) -> None:
+        """Know that there is no app, and try again after a pause."""
+        self.failure = error
+        self._retry_at = time.monotonic() + self.retry_s
+        self.retry_s = min(self.retry_s * 2, RETRY_LAST_S)
 
     def begin_watch(self) -> None:
         """Take what the watched folders hold now for what is loaded: call it before the app is."""
@@ -73,8 +80,7 @@ class Reloader:
         if self._preflight is not None:
             self._look_at_preflight(self._preflight)
         if self._master.load_error is not None and not self.is_running and time.monotonic() >= self._retry_at:
-            self._retry_at = time.monotonic() + self._retry_s
-            self._retry_s = min(self._retry_s * 2, RETRY_LAST_S)
+            self.fail(self.failure)
             self.want("the app is missing")
         if self._wanted:
             reason, self._wanted = self._wanted, ""
@@ -167,6 +173,7 @@ class Reloader:
         try:
             self._master.app.prepare_fork()
             message = succession.hand_over(self._master, self._passed)  # workers may have come and gone
+            message.retry_s = self.retry_s if self._master.load_error else RETRY_FIRST_S
             message.left_at = time.monotonic()
             succession.become(self._master, message)
         except (ArbiterError, OSError) as error:
@@ -174,7 +181,7 @@ class Reloader:
             self._refuse(str(error))
 
     def _refuse(self, error: str, *, stack: str = "") -> None:
-        """Stay as we are, and say why."""
+        """Stay as we are, and say why; the stack only once, where the same is tried again and again."""
+        values = {"stack": stack} if stack and error != self.failure else {}
         self.failure = error
-        values = {"stack": stack} if stack else {}
         events.publish("reload.refused", level="error", error=error, **values)

@@ -15,11 +15,6 @@ if __name__ == "__main__":
 
 import json
 import os
-import signal
-from typing import Any
-
-RETRY_S = 1.0
-"""Pause before a configuration that could not be read is tried again."""
 
 
 def main() -> None:
@@ -33,45 +28,18 @@ def main() -> None:
 
     from airflow_arbiter.handover import Handover
 
+    handover = Handover.read(fd)
     if options:
         from airflow_arbiter import preflight
 
-        preflight.run(Handover.read(fd), int(options[1]))
+        preflight.run(handover, int(options[1]))
         return
-    handover = Handover.read(fd)
-    app = _make_app(handover)
 
-    from airflow_arbiter import launch
+    from airflow_arbiter import launch, stranded
+    from airflow_arbiter.arbiter import AirflowArbiter
 
-    launch.resume(app, handover)
-
-
-def _make_app(handover: Any) -> Any:
-    """
-    Read the configuration, which a moment ago, in the preflight, could be read.
-
-    Should it have broken in that moment, the workers serve on, and it is tried again until it can be.
-    """
-    from airflow_arbiter import events
-
-    while True:
-        try:
-            return handover.make_app()
-        except (Exception, SystemExit):
-            events.publish_exception("reload.failed")
-        if asked := _wait():
-            for worker in handover.workers:
-                os.kill(worker["pid"], asked)
-            for worker in handover.workers:
-                os.waitpid(worker["pid"], 0)
-            sys.exit(0)
-
-
-def _wait() -> int:
-    """Wait a little, and return the signal to end that came, or 0."""
-    exits = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-    taken = signal.sigtimedwait(exits, RETRY_S)  # all signals are blocked since the exec
-    return 0 if taken is None else taken.si_signo
+    arbiter = stranded.insist(lambda: AirflowArbiter(handover.make_app()), handover)
+    launch.resume(arbiter, handover)
 
 
 if __name__ == "__main__":

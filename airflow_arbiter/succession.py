@@ -23,6 +23,7 @@ from airflow_arbiter import events, handover
 from airflow_arbiter.books import Adopted, Book
 from airflow_arbiter.children import WorkerKeeper
 from airflow_arbiter.handover import Handover
+from airflow_arbiter.pool import RolloutState
 from airflow_arbiter.status import StatusPage
 
 FIXED_SETTINGS = ("bind", "pidfile", "user", "group", "daemon", "umask")
@@ -73,6 +74,11 @@ def hand_over(master: WorkerKeeper, reason: str) -> Handover:
         started_at=master.started_at,
         stats=dict(master._stats),
         known_troubles=list(master.known_troubles),
+        title=f"master [{master.proc_name}]",
+        graceful_timeout_s=master.cfg.graceful_timeout,
+        owns_socket_files=master.owns_socket_files(),
+        has_served=master.state.has_served,
+        has_proved=master.state.has_proved,
     )
 
 
@@ -136,11 +142,14 @@ def adopt(master: WorkerKeeper, message: Handover) -> None:
     master.worker_age = message.worker_age
     master.inherited_notify_fds = (message.notify[0], message.notify[1])
     master.master_pid = message.master_pid
+    if message.master_pid:
+        master.proc_name += ".2"  # as gunicorn names one that stands beside its predecessor
     master.reexec_pid = message.reexec_pid
     master.systemd = message.is_systemd
     master.known_troubles = tuple(message.known_troubles)
     master._stats.update(message.stats)
     master.START_CTX = {"args": message.orig_argv, "cwd": message.cwd, 0: message.orig_argv[0]}
+    master.state = RolloutState(has_served=message.has_served, has_proved=message.has_proved)
     keep_fixed(master.cfg, message.fixed)
     if message.target and master.cfg.workers == message.configured:
         master._num_workers = message.target

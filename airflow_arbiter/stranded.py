@@ -1,0 +1,116 @@
+"""
+A new image without a configuration: in the preflight, a moment ago, it could be read, and now it cannot.
+
+Owns what such a master does: it keeps the workers, tries again until it can, and ends everything when asked
+to. It knows no settings, so that it can make nobody new. All signals are blocked since the exec.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging.config
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from airflow_arbiter import events, logconfig, proctitle
+from airflow_arbiter.handover import Handover
+
+T = TypeVar("T")
+
+RETRY_FIRST_S = 1.0
+RETRY_LAST_S = 60.0
+"""Pauses between two tries; they double."""
+
+QUICK_S = 2.0
+"""What workers get that are to end at once."""
+
+_ENDS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+
+
+def insist(make: Callable[[], T], handover: Handover) -> T:
+    """
+    Try until it succeeds; each new error is shown.
+
+    :param make: what may raise anything.
+    :raises SystemExit: when a signal to end has come, and everything has ended.
+    """
+    told = ""
+    pause_s = RETRY_FIRST_S
+    while True:
+        try:
+            return make()
+        except (Exception, SystemExit) as error:
+            if repr(error) != told:
+                # Whatever log there was going to be, its configuration is not to be had.
+                logging.config.dictConfig(logconfig.build(level="info", log_format="json"))
+                events.publish_exception("reload.failed")
+                proctitle.set_title(handover.title, state="reload failed")
+            told = repr(error)
+        taken = signal.sigtimedwait(_ENDS, pause_s)
+        pause_s = min(pause_s * 2, RETRY_LAST_S)
+        if taken is not None:
+            _end(handover, signal.Signals(taken.si_signo))
+            sys.exit(0)
+
+
+def _end(handover: Handover, sig: signal.Signals) -> None:
+    """End all workers, and leave no file behind."""
+    addresses = [_close(fd) for fd in handover.listeners]
+    is_graceful = sig == signal.SIGTERM
+    left = _ask({worker["pid"] for worker in handover.workers}, sig if is_graceful else signal.SIGQUIT)
+    if is_graceful and (left := _wait(left, handover.graceful_timeout_s, is_hasty=True)):
+        left = _ask(left, signal.SIGQUIT)
+    _wait(_ask(_wait(left, QUICK_S), signal.SIGKILL), QUICK_S)
+    if handover.owns_socket_files:
+        for address in addresses:
+            _remove(address)
+    if handover.fixed.get("pidfile"):
+        _remove(handover.fixed["pidfile"] + (".2" if handover.master_pid else ""))
+
+
+def _ask(pids: set[int], sig: signal.Signals) -> set[int]:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, sig)
+    return pids
+
+
+def _wait(pids: set[int], limit_s: float, *, is_hasty: bool = False) -> set[int]:
+    """
+    Reap workers until all are gone or the time is over.
+
+    :param is_hasty: whether a further signal to end cuts it short.
+    :return: those that are still there.
+    """
+    left = set(pids)
+    deadline = time.monotonic() + limit_s
+    while left and time.monotonic() < deadline:
+        for pid in tuple(left):
+            with contextlib.suppress(ChildProcessError):
+                if os.waitpid(pid, os.WNOHANG) == (0, 0):
+                    continue
+            left.discard(pid)
+        # A child's end wakes it; the time is for one that came before.
+        taken = signal.sigtimedwait({signal.SIGCHLD, *(_ENDS if is_hasty else ())}, 0.1) if left else None
+        if taken is not None and taken.si_signo in _ENDS:
+            break
+    return left
+
+
+def _close(fd: int) -> str:
+    """Close a listening socket; the result is its file, if it has one."""
+    with socket.socket(fileno=fd) as listener:
+        address = listener.getsockname()
+    return address if isinstance(address, str) else ""
+
+
+def _remove(path: str) -> None:
+    """Remove a file that was ours, if there is one."""
+    with contextlib.suppress(OSError):
+        Path(path).unlink()
