@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trustme
+from harness.codeapp import CodeApp
 from harness.server import Server
 from harness.starting import BIND, Servers, SetFault, Start
 
@@ -79,3 +80,9 @@ def certificate(tmp_path: Path) -> tuple[list[str], ssl.SSLContext]:
     context = ssl.create_default_context()
     authority.configure_trust(context)
     return [f"--certfile={chain}", f"--keyfile={key}"], context
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> CodeApp:
+    """An app whose code a test changes while it is served."""
+    return CodeApp(tmp_path / "code")

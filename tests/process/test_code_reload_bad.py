@@ -1,0 +1,220 @@
+"""Bad code changes nothing but the log, and the next good change heals."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from harness.codeapp import CodeApp, assert_gone, title, wait_answer
+from harness.load import Load
+from harness.server import Server
+from harness.starting import Start
+from harness.waiting import eventually
+
+GOOD, FAILED = (
+    "airflow-arbiter: master [codeapp:app]",
+    "[reload failed] airflow-arbiter: master [codeapp:app]",
+)
+
+
+def _serve(start: Start, code: CodeApp, *arguments: str) -> Server:
+    server = start("--health-check-path=/health", *arguments, command=code.command(), workers=2)
+    server.wait_ready(2)
+    return server
+
+
+@pytest.mark.parametrize(
+    ("faults", "error", "shows"),
+    [
+        pytest.param({"at_import": "x ="}, "SyntaxError: invalid syntax", "x =", id="syntax-error"),
+        pytest.param(
+            {"at_import": "import nosuch"}, "No module named 'nosuch'", "import nosuch", id="import-error"
+        ),
+        pytest.param({"at_import": "sys.exit('bye')"}, "SystemExit: bye", "sys.exit", id="import-exits"),
+        pytest.param({"at_import": "os._exit(0)"}, "ended its process", "", id="import-ends-the-process"),
+        pytest.param({"at_import": "time.sleep(99)"}, "not ready within 3 s", "", id="import-hangs"),
+        pytest.param(
+            {"at_startup": "return 'failed'"}, "startup failed", "startup is broken", id="startup-fails"
+        ),
+        pytest.param({"at_health": "return 503"}, "not ready within 3 s", "503", id="unhealthy"),
+        pytest.param(
+            {"at_health": "raise KeyError('sick')"}, "KeyError: 'sick'", "raise KeyError", id="probe-raises"
+        ),
+    ],
+)
+def test_bad_code_harms_nobody(
+    start: Start, code: CodeApp, faults: dict[str, str], error: str, shows: str
+) -> None:
+    """The old code serves on and is what replaces a worker; why is told once; good code comes in after."""
+    server = _serve(start, code, "--worker-boot-timeout=3")
+    old = server.ready()
+    with Load(server.port, clients=4, pause_s=0.002) as load:
+        code.write("bad", **faults)
+        server.send(signal.SIGHUP)
+        (refused,) = server.wait_event("reload.refused")
+        assert error in str(refused.values)
+        assert shows in server.log()
+        assert server.ready() == old
+        eventually(lambda: title(server.pid) == FAILED, what="the title tells")
+    assert load.failures == {}
+    assert load.bodies == {b"one"}
+    server.kill_a_worker()
+    server.wait_event("worker.ready", 3)
+    wait_answer(server, "one")
+    with Load(server.port, clients=4, pause_s=0.002) as load:
+        code.write("healed")
+        server.send(signal.SIGHUP)
+        server.wait_event("rollout.completed")
+        wait_answer(server, "healed")
+        eventually(lambda: title(server.pid) == GOOD, what="the title is clean")
+    assert load.failures == {}
+    assert len(server.events("reload.refused")) == 1
+    server.send(signal.SIGTERM)
+    assert server.wait_exit() == 0
+    assert_gone(code.pids())
+
+
+def test_how_the_app_leaves_the_preflight_does_not_matter(start: Start, code: CodeApp) -> None:
+    """A shutdown that hangs, a thread and a process that stay: the code is good, and nothing is left."""
+    server = _serve(start, code, "--worker-boot-timeout=20")
+    leaves = "if os.getpid() != {pid} and not os.fork(): _mark('import'); time.sleep(99)"
+    code.write(
+        "two",
+        at_import=leaves.format(pid=server.pid),
+        at_startup="asyncio.get_running_loop().run_in_executor(None, time.sleep, 99)",
+        at_shutdown="await asyncio.sleep(99)",
+    )
+    server.send(signal.SIGHUP)
+    server.wait_event("reload.resumed")
+    preflight, child = (mark.pid for mark in code.marks("import") if mark.pid != server.pid)
+    assert_gone([preflight, child])
+    server.wait_ready(1, generation=2)
+
+
+@pytest.mark.parametrize("preload", [True, False], ids=["preloaded", "plain"])
+def test_a_broken_configuration_harms_nobody(
+    start: Start, code: CodeApp, tmp_path: Path, preload: bool
+) -> None:
+    """A configuration with an error is refused once, the title tells, and the next good one is taken in."""
+    config = tmp_path / "conf.py"
+    config.write_text("")
+    server = start(f"--config={config}", command=code.command(preload=preload), workers=2)
+    old = server.wait_ready(2)
+    config.write_text("raise RuntimeError('broken')")
+    server.send(signal.SIGHUP)
+    (refused,) = server.wait_event("reload.refused")
+    assert "RuntimeError: broken" in refused.values["error"]
+    eventually(lambda: title(server.pid) == FAILED, what="the title tells")
+    assert server.ready() == old
+    config.write_text("worker_boot_timeout = 50")
+    server.send(signal.SIGHUP)
+    server.wait_event("rollout.completed")
+    eventually(lambda: title(server.pid) == GOOD, what="the title is clean")
+    assert len(server.events("reload.refused")) == 1
+
+
+# -- good in the preflight, bad a moment later
+# ---------------------------------------------------------------------------------------------
+
+BREAKS = "if os.path.exists(FOLDER + '/broken') and os.getpid() == {pid}: raise RuntimeError('broken')"
+
+
+def _break_the_new_image(server: Server, code: CodeApp) -> list[int]:
+    """Let the import fail in the master only; the result is who served before."""
+    old = [worker.pid for worker in server.ready()]
+    (code.folder / "broken").touch()
+    code.write("two", at_import=BREAKS.format(pid=server.pid))
+    server.send(signal.SIGHUP)
+    server.wait_event("reload.failed")
+    eventually(lambda: title(server.pid) == FAILED, what="the title tells")
+    return old
+
+
+def test_code_that_breaks_between_preflight_and_exec(start: Start, code: CodeApp) -> None:
+    """The workers are kept; one that dies is missed until the code is good again, which needs no signal."""
+    server = _serve(start, code)
+    with Load(server.port, clients=4, pause_s=0.002) as load:
+        old = _break_the_new_image(server, code)
+        server.wait_event("reload.failed", 2)  # tries again by itself
+        assert [worker.pid for worker in server.ready()] == old
+    assert load.failures == {}
+    assert load.bodies == {b"one"}
+    os.kill(old[0], signal.SIGKILL)
+    server.wait_event("worker.exited")
+    server.wait_event("rollout.stalled")
+    assert [worker.pid for worker in server.ready()] == old[1:]
+    with Load(server.port, clients=4, pause_s=0.002) as load:
+        (code.folder / "broken").unlink()
+        server.wait_event("rollout.completed")
+        wait_answer(server, "two")
+    assert load.failures == {}
+    server.wait_ready(2)
+    eventually(lambda: title(server.pid) == GOOD, what="the title is clean")
+    assert server.log().count("Traceback") <= 4
+    server.send(signal.SIGTERM)
+    assert server.wait_exit() == 0
+
+
+def test_a_master_without_app_and_workers_waits_for_good_code(start: Start, code: CodeApp) -> None:
+    """A server that has served does not give up, not even when it has neither workers nor an app."""
+    server = _serve(start, code)
+    for pid in _break_the_new_image(server, code):
+        os.kill(pid, signal.SIGKILL)
+    server.wait_event("worker.exited", 2)
+    server.wait_event("reload.failed", 2)
+    (code.folder / "broken").unlink()
+    server.wait_ready(2)
+    wait_answer(server, "two")
+
+
+def test_the_end_of_a_master_without_app(start: Start, code: CodeApp) -> None:
+    """It can be ended as any other."""
+    server = _serve(start, code)
+    _break_the_new_image(server, code)
+    server.send(signal.SIGTERM)
+    assert server.wait_exit() == 0
+    assert_gone(code.pids())
+
+
+def test_a_configuration_that_breaks_between_preflight_and_exec(
+    start: Start, code: CodeApp, tmp_path: Path
+) -> None:
+    """The workers serve on, and the new image goes on as soon as it can read the configuration."""
+    server = _serve_with_breaking_configuration(start, code, tmp_path)
+    with Load(server.port, clients=4, pause_s=0.002) as load:
+        server.send(signal.SIGHUP)
+        eventually(lambda: title(server.pid) == FAILED, what="the title tells")
+        (code.folder / "broken").unlink()
+        server.wait_event("rollout.completed")
+        wait_answer(server, "two")
+    assert load.failures == {}
+    assert server.log().count("reload.failed") == 1
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGQUIT])
+def test_the_end_of_a_master_without_configuration(
+    start: Start, code: CodeApp, tmp_path: Path, sig: signal.Signals
+) -> None:
+    """Everything ends, a worker that hangs too, and no file is left behind."""
+    server = _serve_with_breaking_configuration(start, code, tmp_path)
+    os.kill(server.ready()[0].pid, signal.SIGSTOP)
+    server.send(signal.SIGHUP)
+    eventually(lambda: title(server.pid) == FAILED, what="the title tells")
+    server.send(sig)
+    assert server.wait_exit() == 0
+    assert_gone(code.pids())
+    assert not (tmp_path / "pid").exists()
+    assert not (tmp_path / "socket").exists()
+
+
+def _serve_with_breaking_configuration(start: Start, code: CodeApp, tmp_path: Path) -> Server:
+    config = tmp_path / "conf.py"
+    files = (f"--pid={tmp_path / 'pid'}", f"--bind=unix:{tmp_path / 'socket'}", "--graceful-timeout=1")
+    config.write_text("")
+    server = _serve(start, code, f"--config={config}", *files)
+    (code.folder / "broken").touch()
+    config.write_text(f"import os\nFOLDER = {str(code.folder)!r}\n{BREAKS.format(pid=server.pid)}")
+    code.write("two")
+    return server
