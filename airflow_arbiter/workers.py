@@ -105,6 +105,8 @@ class AirflowUvicornWorker(UvicornWorker):
 
     def init_signals(self) -> None:
         signal.set_wakeup_fd(-1)  # inherited: it would wake the master for our signals
+        # gunicorn calls this once more, with nothing blocked, and super() sets defaults, which end a process.
+        signal.pthread_sigmask(signal.SIG_BLOCK, self.SIGNALS)
         super().init_signals()
         for sig in BOOT_SIGNALS:
             signal.signal(sig, self._leave_boot)
