@@ -142,7 +142,7 @@ class AirflowArbiter(WorkerKeeper):
             view = self._observe()
             decision = plan(view, self._policy)
             self.state = decision.state
-            self._wake_in_s = decision.wake_in_s
+            self._wake_in_s = min(decision.wake_in_s, self.reloader.wake_in_s)
             self._publish(decision.events)
             for action in decision.actions:
                 self._act(action)

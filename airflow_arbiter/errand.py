@@ -26,13 +26,14 @@ class Errand:
 
     :param run: what to do, given the descriptor to write the message to. Runs in the child.
     :param limit_s: seconds after which it is too late.
+    :ivar ends_at: when it is too late, in seconds of the monotonic clock.
     :raises OSError: when no process or pipe can be had.
     """
 
     def __init__(self, run: Callable[[int], None], *, limit_s: float) -> None:
         self.fd, write_fd = os.pipe()
         self._message = b""
-        self._ends_at = time.monotonic() + limit_s
+        self.ends_at = time.monotonic() + limit_s
         # As around the fork of a worker: no signal may go into a copy of the master's queue.
         old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
@@ -52,7 +53,7 @@ class Errand:
     @property
     def is_late(self) -> bool:
         """Whether its time is over."""
-        return time.monotonic() > self._ends_at
+        return time.monotonic() > self.ends_at
 
     def collect(self) -> bytes | None:
         """

@@ -48,6 +48,7 @@ _OUR_OPTIONS = (
     "health_check_timeout",
     "worker_max_memory",
     "termination_grace_period",
+    "reload_check_interval",
 )
 """Those of our settings that mean the same in the ``[api]`` section; checked where all settings are."""
 

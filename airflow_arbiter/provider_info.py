@@ -76,6 +76,12 @@ _OPTIONS = {
         "Load the code anew and replace all workers when the content of the plugins folder changes. Content\n"
         "that does not load, or is not healthy, changes nothing but the log.",
     ),
+    "reload_check_interval": _option(
+        "float",
+        "10",
+        "Seconds between two looks at the plugins folder, where ``reload_on_plugin_change`` is on; above 0.\n"
+        "Two looks in a row must see the same.",
+    ),
 }
 """What Airflow's ``[api]`` section does not declare itself."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import time
 
@@ -53,6 +54,11 @@ class Reloader:
     def is_running(self) -> bool:
         """Whether a preflight is under way, or has gone well a moment ago."""
         return self._preflight is not None or bool(self._passed)
+
+    @property
+    def wake_in_s(self) -> float:
+        """Seconds until there is something to do, if nothing happens before."""
+        return math.inf if self._watch is None else self._watch.wake_in_s
 
     def want(self, reason: str) -> None:
         """Ask for a reload."""

@@ -41,6 +41,12 @@ class FolderWatch:
         self._settled = fingerprint(folders)
         self._is_told = False
 
+    @property
+    def wake_in_s(self) -> float:
+        """Seconds until there is something to do; what is under way wakes by its descriptor."""
+        at = self._look_at if self._errand is None else self._errand.ends_at
+        return max(0.0, at - time.monotonic())
+
     def turn(self, *, watch: Callable[[int], None], forget: Callable[[int], None]) -> bool:
         """
         Go one step on.
@@ -51,8 +57,13 @@ class FolderWatch:
         """
         if self._errand is None:
             if time.monotonic() >= self._look_at:
-                self._errand = Errand(self._tell, limit_s=LIMIT_S)
-                watch(self._errand.fd)
+                self._look_at = time.monotonic() + self._interval_s  # also where no process can be had
+                try:
+                    self._errand = Errand(self._tell, limit_s=LIMIT_S)
+                except OSError as error:
+                    self._miss(str(error))
+                else:
+                    watch(self._errand.fd)
             return False
         seen = self._errand.collect()
         if seen is None and not self._errand.is_late:
@@ -60,9 +71,7 @@ class FolderWatch:
         self.close(forget=forget)
         self._look_at = time.monotonic() + self._interval_s
         if not seen:
-            if not self._is_told:
-                events.publish("watch.failed", level="warning", folders=[str(path) for path in self._folders])
-            self._is_told = True
+            self._miss("it was ended" if seen is not None else f"it took more than {LIMIT_S:g} s")
             return False
         self._is_told = False
         return self._compare(seen.decode().strip())
@@ -73,6 +82,13 @@ class FolderWatch:
             forget(self._errand.fd)
             self._errand.close()
             self._errand = None
+
+    def _miss(self, because: str) -> None:
+        """Tell, once, that a look came to nothing."""
+        if not self._is_told:
+            folders = [str(path) for path in self._folders]
+            events.publish("watch.failed", level="warning", folders=folders, because=because)
+        self._is_told = True
 
     def _compare(self, seen: str) -> bool:
         last, self._last = self._last, seen

@@ -24,6 +24,7 @@ OURS = {
     "health_check_timeout": "5",
     "termination_grace_period": "0",
     "reload_on_plugin_change": "False",
+    "reload_check_interval": "10",
 }
 
 
