@@ -258,9 +258,10 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
         args, kwargs = self._made_of
         return handover.carry(type(self), args, kwargs)
 
-    def troubles(self) -> list[str]:
-        """What is wrong with the app that was loaded, though it serves; e.g. plugins that are broken."""
-        return _airflow().broken_plugins() if self.app_uri is None else []
+    def troubles(self) -> dict[str, str]:
+        """What is wrong with the app that was loaded, though it serves, by name: e.g. a broken plugin."""
+        found: dict[str, str] = _airflow().broken_plugins() if self.app_uri is None else {}
+        return found
 
     def watched_folders(self) -> list[Path]:
         """The folders whose change asks for a reload."""

@@ -18,7 +18,7 @@ from typing import Any
 from gunicorn import sock
 from gunicorn.errors import HaltServer
 
-from airflow_arbiter import checks, events, logfiles, memory, rereading, settings, succession
+from airflow_arbiter import checks, events, logfiles, memory, preflight, rereading, settings, succession
 from airflow_arbiter.children import WorkerKeeper
 from airflow_arbiter.memory import Container
 from airflow_arbiter.observation import view_of
@@ -96,12 +96,15 @@ class AirflowArbiter(WorkerKeeper):
         """
         Load the app, where it is preloaded.
 
-        :raises Exception: whatever the app raises.
+        :raises Exception: whatever the app raises; in a later image also UnfitError, for new troubles.
         """
         self.reloader.begin_watch()
         if self.cfg.preload_app:
             self.app.wsgi()
-            self.known_troubles = tuple(self.app.troubles())
+            troubles = self.app.troubles()
+            if self.pid is not None:
+                preflight.refuse_new(troubles, known=self.known_troubles)  # it may have come since
+            self.known_troubles = tuple(troubles)
 
     def start(self) -> None:
         """

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from uvicorn.config import Config
@@ -72,11 +73,22 @@ def _rehearse(app: Any, known_troubles: set[str]) -> None:
     for name, value in app.cfg.env.items():
         os.environ[name] = value
     asgi_app = app.wsgi()
-    troubles = [trouble for trouble in app.troubles() if trouble not in known_troubles]
-    if troubles:
-        raise UnfitError("; ".join(troubles))
+    refuse_new(app.troubles(), known=known_troubles)
     # Not asyncio.run(), which waits for tasks and threads that the app leaves behind.
     asyncio.new_event_loop().run_until_complete(_start(app, asgi_app))
+
+
+def refuse_new(troubles: Mapping[str, str], *, known: Collection[str]) -> None:
+    """
+    Refuse an app with troubles that it did not have. By name: what they tell may differ with each process.
+
+    :param troubles: as :meth:`airflow_arbiter.app.AirflowGunicornApp.troubles`.
+    :param known: the names of those that it had.
+    :raises UnfitError: when there are such.
+    """
+    new = [f"{name}: {error}" for name, error in troubles.items() if name not in known]
+    if new:
+        raise UnfitError("; ".join(new))
 
 
 async def _start(app: Any, asgi_app: Any) -> None:

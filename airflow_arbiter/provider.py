@@ -235,11 +235,12 @@ def plugins_folder() -> Path:
     return Path(conf.get("core", "plugins_folder"))
 
 
-def broken_plugins() -> list[str]:
+def broken_plugins() -> dict[str, str]:
     """Tell which plugins could not be loaded, and why; Airflow serves without them."""
     from airflow import plugins_manager
 
-    return [f"plugin {name}: {error}" for name, error in sorted(plugins_manager.get_import_errors().items())]
+    errors = plugins_manager.get_import_errors()
+    return {f"plugin {name}": error for name, error in sorted(errors.items())}
 
 
 def release_connections() -> None:

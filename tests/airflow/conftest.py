@@ -112,7 +112,7 @@ def serve_airflow(start: Start, airflow_env: dict[str, str]) -> Start:
             workers=workers,
             listen=listen,
         )
-        server.wait_ready(workers or 1)
+        server.wait_ready(workers or 1, within_s=120)
         return server
 
     return start_and_wait
