@@ -258,6 +258,23 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
         args, kwargs = self._made_of
         return handover.carry(type(self), args, kwargs)
 
+    def keep(self) -> dict[str, Any]:
+        """
+        Tell what another process needs to be this application beside its arguments, in JSON's types.
+
+        It may hold secrets: it lies in memory only, and no environment nor command line shows it.
+        """
+        return {"secrets": _airflow().shared_secrets()} if self.app_uri is None else {}
+
+    def take_up(self, kept: dict[str, Any]) -> None:
+        """
+        Go on with what an earlier image of this application has kept.
+
+        :param kept: as :meth:`keep` has told it, perhaps in another version of this package.
+        """
+        if self.app_uri is None:
+            _airflow().take_up_secrets(kept.get("secrets", {}))
+
     def troubles(self) -> dict[str, str]:
         """What is wrong with the app that was loaded, though it serves, by name: e.g. a broken plugin."""
         found: dict[str, str] = _airflow().broken_plugins() if self.app_uri is None else {}

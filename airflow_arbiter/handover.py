@@ -43,13 +43,14 @@ class Handover:
     :param listeners: descriptors of listening sockets.
     :param notify: descriptors of the pipe that workers wake the master through.
     :param workers: one mapping for each living worker.
-    :param known_troubles: what was wrong with the app all along.
     :param has_served: whether any worker ever took connections; before, failing ends the server.
     :param has_proved: whether any was ever ready.
     :param retry_s: pause before the next try, should the new image find no app.
     :param title: the master's, for the process list.
     :param graceful_timeout_s: what workers get that are asked to leave.
     :param owns_socket_files: whether the files of Unix sockets are ours to remove.
+    :param known_troubles: the names of what was wrong with the app all along.
+    :param kept: what the application keeps beyond its arguments, see :meth:`AirflowGunicornApp.keep`.
     """
 
     app: str = ""
@@ -80,6 +81,7 @@ class Handover:
     title: str = ""
     graceful_timeout_s: float = 30.0
     owns_socket_files: bool = False
+    kept: dict[str, Any] = field(default_factory=dict)
 
     def write(self) -> int:
         """Write it to a memory file, and return its descriptor, at the beginning."""
@@ -108,7 +110,9 @@ class Handover:
         if self.main_path:
             _load_main(self.main_path)
         cls, args, kwargs = pickle.loads(base64.b64decode(self.app))  # noqa: S301  # our own, out of memory
-        return cls(*args, **kwargs)
+        app = cls(*args, **kwargs)
+        app.take_up(self.kept)
+        return app
 
 
 _loading: list[str] = []

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import airflow
 from airflow import settings
-from airflow.configuration import conf
+from airflow.configuration import SECRET_KEY, conf
 from airflow.exceptions import AirflowConfigException
 from sqlalchemy.pool import QueuePool
 from structlog.stdlib import ProcessorFormatter
@@ -228,6 +228,33 @@ def load_app() -> Any:
     os.environ.setdefault("AIRFLOW_API_APPS", "all")
     get_signing_args()
     return providers_configuration_loaded(util.import_app)(APP_URI)
+
+
+def shared_secrets() -> dict[str, str]:
+    """
+    Tell the secrets that Airflow makes up for a process where none is configured.
+
+    All workers have those of the master: the keys that sign tokens of users, and tokens of files in URLs.
+    """
+    return {
+        "jwt_secret": conf.get("api_auth", "jwt_secret", fallback="") or "",
+        "secret_key": conf.get("api", "secret_key", fallback="") or "",
+    }
+
+
+def take_up_secrets(secrets: dict[str, str]) -> None:
+    """
+    Go on with the secrets of an earlier image of this process, where none is configured.
+
+    Otherwise its users would be logged out, and workers of two generations would refuse each other's tokens.
+
+    :param secrets: as :func:`shared_secrets` has told them.
+    """
+    if secrets.get("jwt_secret") and not conf.get("api_auth", "jwt_secret", fallback=""):
+        conf.set("api_auth", "jwt_secret", secrets["jwt_secret"])
+    # Its default is made up when Airflow is imported.
+    if secrets.get("secret_key") and conf.get("api", "secret_key", fallback="") in ("", SECRET_KEY):
+        conf.set("api", "secret_key", secrets["secret_key"])
 
 
 def plugins_folder() -> Path:

@@ -79,6 +79,7 @@ def hand_over(master: WorkerKeeper, reason: str) -> Handover:
         owns_socket_files=master.owns_socket_files(),
         has_served=master.state.has_served,
         has_proved=master.state.has_proved,
+        kept=master.app.keep(),
     )
 
 

@@ -6,8 +6,9 @@ import shutil
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
-from harness.asking import ask
+from harness.asking import ask, log_in
 from harness.load import Load
 from harness.server import Server
 from harness.starting import HARNESS, Start
@@ -132,3 +133,63 @@ def test_a_plugin_is_changed_broken_and_mended_under_load(serve_airflow: Start, 
     assert [event.values["generation"] for event in server.events("reload.resumed")] == ["2", "3"]
     server.send(signal.SIGTERM)
     assert server.wait_exit(60) == 0
+
+
+# -- airflow api-server --------------------------------------------------------------------------------------
+
+FORWARDED = {"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https"}
+
+
+@pytest.mark.timeout(2 * WITHIN_S)
+def test_the_command_keeps_its_options_and_its_secrets(
+    start_command: Start, plugins: Plugins, airflow_home: Path, tmp_path: Path
+) -> None:
+    """
+    SIGHUP reloads `airflow api-server` with the options of its command line; where no keys are configured,
+    those that were made up stay: who is logged in stays so, and workers of both generations agree.
+    """
+    (tmp_path / "airflow.cfg").touch()
+    server = start_command(
+        "--apps=core",
+        "--proxy-headers",
+        env={
+            **plugins.env,
+            "AIRFLOW_CONFIG": str(tmp_path / "airflow.cfg"),
+            "FORWARDED_ALLOW_IPS": "127.0.0.1",
+        },
+    )
+    server.wait_ready(2)
+    user = log_in(server.port, airflow_home)
+    seen = _facts(server, user)
+    assert seen["answer"] == b'"first"'
+    assert seen["client"] == b'{"host":"203.0.113.7","scheme":"https"}'
+    assert b"healthy" not in seen["execution"]
+    assert b"total_entries" in seen["dags"]
+    plugins.answer("second")
+    server.send(signal.SIGHUP)
+    statuses: set[int] = set()
+    server.while_rolling(
+        lambda: statuses.add(ask(server.port, "/api/v2/dags", headers=user).status), within_s=WITHIN_S
+    )
+    assert statuses == {200}
+    server.wait_ready(2, generation=2)
+    assert _facts(server, user) == {**seen, "answer": b'"second"'}
+    assert ask(server.port, "/api/v2/dags", headers=log_in(server.port, airflow_home)).status == 200
+    (chosen,) = server.events("arbiter.chosen")
+    assert chosen.values["arbiter"] == "airflow_arbiter"
+    title = " ".join(psutil.Process(server.pid).cmdline()).strip()
+    assert title == "airflow-arbiter: master [airflow-api-server]"
+    server.send(signal.SIGTERM)
+    assert server.wait_exit(60) == 0
+    assert server.events("worker.exit_hook_failed") == []
+
+
+def _facts(server: Server, user: dict[str, str]) -> dict[str, bytes]:
+    """What the command's options and the secrets make of answers."""
+    return {
+        "answer": ask(server.port, "/changing/answer").body,
+        "client": ask(server.port, "/probe/client", headers=FORWARDED).body,
+        "execution": ask(server.port, "/execution/health").body,
+        "dags": ask(server.port, "/api/v2/dags", headers=user).body,
+        "keys": ask(server.port, "/changing/keys").body,
+    }
