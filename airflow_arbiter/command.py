@@ -2,20 +2,21 @@
 The application that ``airflow api-server`` serves with.
 
 Owns what the command's options mean for us: those that Airflow has translated for gunicorn, those that its
-own gunicorn server is not given, and what ``--daemon`` leaves behind.
+own gunicorn server is not given, and what ``--daemon`` leaves behind, also over a reload.
 """
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from gunicorn.config import ForwardedAllowIPS
 from gunicorn.glogging import CONFIG_DEFAULTS
+from lockfile.pidlockfile import PIDLockFile
 
 from airflow_arbiter import provider
 from airflow_arbiter.app import AirflowGunicornApp
@@ -38,11 +39,12 @@ class ApiServerApp(AirflowGunicornApp):
 
     def __init__(self, options: Mapping[str, Any], *, prog: str) -> None:
         arguments = provider.command_arguments()
-        self._is_daemon = bool(arguments.daemon)
-        if self._is_daemon:
+        self._pid_file = ""
+        if arguments.daemon:
             # All descriptors have just been closed, but not the objects that hold them, such as connections
             # to SQLite: collected later, they would close files of ours that have got their numbers.
             gc.collect()
+            self._pid_file = _held_pid_file()
         self._command = {
             # Where Airflow leaves it to gunicorn (3.2.0 without --proxy-headers), so do we.
             "forwarded_allow_ips": ForwardedAllowIPS.default,
@@ -62,12 +64,40 @@ class ApiServerApp(AirflowGunicornApp):
         """Put the command's options in the place of those that it has read from the ``[api]`` section."""
         return "airflow api-server", {**provider.arbiter_options(), **self._command}
 
+    def keep(self) -> dict[str, Any]:
+        return {**super().keep(), "pid_file": self._pid_file}
+
+    def take_up(self, kept: dict[str, Any]) -> None:
+        super().take_up(kept)
+        self._pid_file = kept.get("pid_file", "")
+        if self._pid_file:
+            # As python-daemon's context does, which the earlier image has left without an end.
+            atexit.register(_release, self._pid_file)
+
     def leave_worker(self) -> None:
-        if self._is_daemon:
+        if self._pid_file:
             # The command serves inside python-daemon's context, which releases the pid file in every process
             # that leaves it, and raises where that is not the process that has taken it.
-            sys.modules["lockfile.pidlockfile"].PIDLockFile.release = lambda _lock: None
+            PIDLockFile.release = lambda _lock: None
         super().leave_worker()
+
+
+def _held_pid_file() -> str:
+    """
+    Find the pid file of python-daemon's context, if there is one.
+
+    The command line may name it relative to a folder that the daemon has left.
+    """
+    # Not isinstance(), which asks the objects, some of which are proxies of what does not exist.
+    locks = [lock for lock in gc.get_objects() if issubclass(type(lock), PIDLockFile)]
+    return next((lock.path for lock in locks if lock.i_am_locking()), "")
+
+
+def _release(pid_file: str) -> None:
+    """Remove the pid file, unless it is another process's: workers leave by here as well."""
+    lock = PIDLockFile(pid_file)
+    if lock.i_am_locking():
+        lock.release()
 
 
 def _log_options(log_config: str | None) -> dict[str, Any]:

@@ -254,7 +254,10 @@ def test_only_the_execution_app_and_a_log_configuration(
 
 
 def test_a_daemon_is_started_and_stopped_by_its_pid_file(run_airflow: RunAirflow, tmp_path: Path) -> None:
-    """`--daemon --pid --stdout --stderr`: detaches and rolls; its pid file goes with it, not a worker."""
+    """
+    `--daemon --pid --stdout --stderr`: detaches and reloads, twice, each time as the same process with the
+    same files; its pid file goes with it, not with a worker.
+    """
     port = free_port()
     files = {name: tmp_path / name for name in ("pid", "stdout", "stderr")}
     run_airflow(
@@ -276,9 +279,12 @@ def test_a_daemon_is_started_and_stopped_by_its_pid_file(run_airflow: RunAirflow
     try:
         eventually(lambda: log().count("worker.ready") == 2, what="two workers", within_s=60)
         assert ask(port, HEALTH).status == 200
-        master.send_signal(signal.SIGHUP)
-        eventually(lambda: "rollout.completed" in log(), what="a rollout", within_s=60)
-        assert files["pid"].read_text().strip() == str(pid)
+        for rollout in (1, 2):
+            master.send_signal(signal.SIGHUP)
+            eventually(lambda: log().count("rollout.completed") == rollout, what="a rollout", within_s=60)  # noqa: B023
+            assert files["pid"].read_text().strip() == str(pid)
+        assert log().count("reload.resumed") == 2
+        assert ask(port, HEALTH).status == 200
         workers = master.children()
         master.send_signal(signal.SIGTERM)
         _gone, alive = psutil.wait_procs([master, *workers], timeout=30)
@@ -288,8 +294,9 @@ def test_a_daemon_is_started_and_stopped_by_its_pid_file(run_airflow: RunAirflow
             if process.is_running():
                 process.kill()
     assert not files["pid"].exists()
-    assert log().count("cause='exit code 0'") == 2
+    assert log().count("cause='exit code 0'") == 6
     assert "Traceback" not in log()
+    assert "worker.exit_hook_failed" not in log()
 
 
 def test_our_options_of_the_api_section_hold(start_command: Start) -> None:
