@@ -23,7 +23,7 @@ async def _use_async_engine():
     async with settings.async_engine.connect() as connection:
         await connection.execute(text("SELECT 1"))
 
-def pre_fork(server, worker):
+def use(server, worker):
     # The main thread's session stays open, in a transaction, as a plugin's may that has asked something.
     settings.Session().execute(text("SELECT 'in use in the master'"))
     # These go back into the pools.
@@ -32,6 +32,9 @@ def pre_fork(server, worker):
         connection.execute(text("SELECT 1"))
         connection.close()
     asyncio.run(_use_async_engine())
+
+pre_fork = use
+child_exit = use  # after the last fork, where nobody gives back anything until the master's image is replaced
 """
 
 
@@ -39,28 +42,34 @@ def test_no_connection_of_the_master_reaches_a_worker(
     start_command: Start, postgres: Postgres, postgres_env: dict[str, str], tmp_path: Path
 ) -> None:
     """
-    The master uses its pools before every fork; under load and over a rollout, no socket is in two processes,
-    no backend serves two, and a worker that has left leaves no backend behind.
+    The master uses its pools before every fork; under load and over a reload, no socket is in two processes,
+    no backend serves two, and a worker that has left, or an earlier image of the master, leaves no backend
+    behind.
     """
     (tmp_path / "hooks.py").write_text(HOOKS)
     server = start_command(env={**postgres_env, "GUNICORN_CMD_ARGS": f"--config={tmp_path / 'hooks.py'}"})
     server.wait_ready(2)
     sync, on_loop = (
-        Load(server.port, path=HEALTH, clients=4),
-        Load(server.port, path="/probe/database", clients=4),
+        Load(server.port, path=HEALTH, clients=4, pause_s=0.05),
+        Load(server.port, path="/probe/database", clients=4, pause_s=0.05),
     )
     with sync, on_loop:
         first = _wait_connected(server, postgres)
+        server.send(signal.SIGTTOU)
+        of_master = eventually(
+            lambda: _database_ports(server.pid, postgres), what="the master has used its pools"
+        )
         server.send(signal.SIGHUP)
         server.wait_event("rollout.completed", within_s=90)
+        server.send(signal.SIGTTIN)
         second = _wait_connected(server, postgres)
         _assert_apart(server, postgres)
     assert (sync.failures, on_loop.failures) == ({}, {})
     assert not set(first) & set(second)
-    old_ports = set().union(*first.values())
+    old_ports = of_master.union(*first.values())
     eventually(
         lambda: not old_ports & {backend.client_port for backend in postgres.backends()},
-        what="the backends of the old workers are gone",
+        what="the backends of the old workers and of the old image are gone",
     )
     assert "worker.exit_hook_failed" not in server.log()
     assert "worker.prepare_failed" not in server.log()
