@@ -45,6 +45,14 @@ raise RuntimeError(f"broken all along, and never in the same words: {object()}")
 """
 
 
+BAD_IN_THE_MASTER = """
+from setproctitle import getproctitle
+
+if "preflight" not in getproctitle():
+    raise RuntimeError("bad in the master")
+"""
+
+
 class Plugins:
     """
     A folder of plugins, one of which a test changes.
@@ -140,13 +148,14 @@ def test_a_plugin_is_changed_broken_and_mended_under_load(serve_airflow: Start, 
 FORWARDED = {"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https"}
 
 
-@pytest.mark.timeout(2 * WITHIN_S)
+@pytest.mark.timeout(3 * WITHIN_S)
 def test_the_command_keeps_its_options_and_its_secrets(
     start_command: Start, plugins: Plugins, airflow_home: Path, tmp_path: Path
 ) -> None:
     """
     SIGHUP reloads `airflow api-server` with the options of its command line; where no keys are configured,
-    those that were made up stay: who is logged in stays so, and workers of both generations agree.
+    those that were made up stay: who is logged in stays so, and workers of all generations agree. A plugin
+    that turns out to be bad when the preflight is over does not get to a worker, and a mended one comes in.
     """
     (tmp_path / "airflow.cfg").touch()
     server = start_command(
@@ -175,6 +184,17 @@ def test_the_command_keeps_its_options_and_its_secrets(
     server.wait_ready(2, generation=2)
     assert _facts(server, user) == {**seen, "answer": b'"second"'}
     assert ask(server.port, "/api/v2/dags", headers=log_in(server.port, airflow_home)).status == 200
+
+    plugins.write(BAD_IN_THE_MASTER)
+    server.send(signal.SIGHUP)
+    server.wait_event("reload.resumed", 2, within_s=WITHIN_S)
+    assert "bad in the master" in server.log()
+    assert _facts(server, user) == {**seen, "answer": b'"second"'}
+    assert {worker.generation for worker in server.ready()} == {2}
+    plugins.answer("third")
+    server.wait_event("rollout.completed", 2, within_s=WITHIN_S)
+    assert _facts(server, user) == {**seen, "answer": b'"third"'}
+
     (chosen,) = server.events("arbiter.chosen")
     assert chosen.values["arbiter"] == "airflow_arbiter"
     title = " ".join(psutil.Process(server.pid).cmdline()).strip()
