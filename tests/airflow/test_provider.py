@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from ast import literal_eval
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ declared = get_provider_info()["config"]["api"]["options"]
 print(json.dumps([[s.name, s.default, declared[s.name]["default"]] for s in OURS if s.name in declared]))
 """
     rows = _run(code, env=airflow_env)
-    assert {name: float(declared) for name, _, declared in rows if declared} == {
+    assert {name: literal_eval(declared) for name, _, declared in rows if declared} == {
         name: default for name, default, declared in rows if declared
     }
 
