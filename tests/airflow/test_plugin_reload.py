@@ -174,13 +174,11 @@ def test_the_command_keeps_its_options_and_its_secrets(
     assert seen["client"] == b'{"host":"203.0.113.7","scheme":"https"}'
     assert b"healthy" not in seen["execution"]
     assert b"total_entries" in seen["dags"]
-    plugins.answer("second")
-    server.send(signal.SIGHUP)
-    statuses: set[int] = set()
-    server.while_rolling(
-        lambda: statuses.add(ask(server.port, "/api/v2/dags", headers=user).status), within_s=WITHIN_S
-    )
-    assert statuses == {200}
+    with Load(server.port, path="/api/v2/dags", clients=2, pause_s=0.05, headers=user) as load:
+        plugins.answer("second")
+        server.send(signal.SIGHUP)
+        server.wait_event("rollout.completed", within_s=WITHIN_S)
+    assert load.failures == {}
     server.wait_ready(2, generation=2)
     assert _facts(server, user) == {**seen, "answer": b'"second"'}
     assert ask(server.port, "/api/v2/dags", headers=log_in(server.port, airflow_home)).status == 200

@@ -32,6 +32,7 @@ class Client:
 
     :param keep_alive: keep the connection for the next request.
     :param tls: how to speak TLS, if it is to.
+    :param headers: sent with each request.
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class Client:
         keep_alive: bool,
         timeout_s: float = TIMEOUT_S,
         tls: ssl.SSLContext | None = None,
+        headers: dict[str, str] | None = None,
     ) -> None:
         self._port = port
+        self._headers = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         self._tls = tls
         self._keep_alive = keep_alive
         self._timeout_s = timeout_s
@@ -63,9 +66,11 @@ class Client:
             if self._tls is not None:
                 self._sock = self._tls.wrap_socket(self._sock, server_hostname="localhost")
             self._rest = b""
-        close = "" if self._keep_alive else "Connection: close\r\n"
+        headers = self._headers if self._keep_alive else f"{self._headers}Connection: close\r\n"
         try:
-            self._sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{close}\r\n".encode())
+            self._sock.sendall(
+                f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{self._headers}{close}\r\n".encode()
+            )
             status, body, is_last = self._read()
         except BaseException:
             self.close()
@@ -131,6 +136,7 @@ class Load:
     :param path: what they ask for; its answer is the worker's pid.
     :param clients: how many.
     :param pause_s: rest between two requests of a client, for a server that cannot take full speed.
+    :param headers: sent with each request.
     """
 
     def __init__(
@@ -141,11 +147,12 @@ class Load:
         clients: int = 16,
         pause_s: float = 0.0,
         tls: ssl.SSLContext | None = None,
+        headers: dict[str, str] | None = None,
     ) -> None:
         self.outcomes: Counter[str] = Counter()
         self.bodies: set[bytes] = set()
         self._port, self._path, self._pause_s = port, path, pause_s
-        self._tls = tls
+        self._tls, self._headers = tls, headers
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._threads = [
@@ -184,7 +191,7 @@ class Load:
         assert not any(thread.is_alive() for thread in self._threads), "a client hangs"
 
     def _ask(self, keep_alive: bool) -> None:
-        client = Client(self._port, keep_alive=keep_alive, tls=self._tls)
+        client = Client(self._port, keep_alive=keep_alive, tls=self._tls, headers=self._headers)
         while not self._stopping.is_set():
             outcome, body = _outcome(client, self._path)
             with self._lock:
