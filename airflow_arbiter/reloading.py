@@ -2,7 +2,8 @@
 When a master takes in new code: who asks for it, and what must go well before.
 
 Owns the order: asked, preflight, new image. Asked again meanwhile, the preflight begins anew, because what it
-has seen may be old. A preflight that fails leaves everything as it was. Never waits.
+has seen may be old. A preflight that fails leaves everything as it was; one that was just not ready in time
+is tried again, because what it waits for, such as a database, may come back. Never waits.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import math
 import os
 import time
+from typing import Any
 
 import psutil
 
@@ -25,7 +27,10 @@ from airflow_arbiter.watch import FolderWatch
 
 RETRY_FIRST_S = 1.0
 RETRY_LAST_S = 60.0
-"""Pauses between two tries of a master that has no app; they double."""
+"""Pauses before a reload is tried again; they double."""
+
+NO_APP = "the app is missing"
+"""Why a master asks itself for a reload."""
 
 
 class Reloader:
@@ -35,13 +40,14 @@ class Reloader:
     :param master: whose code is replaced.
     :param container: where the preflight must have room.
     :ivar failure: why the last reload failed, in words; empty once one has gone well.
-    :ivar retry_s: pause before the next try of a master that has no app.
+    :ivar retry_s: pause before the next time that it is tried again.
     """
 
     def __init__(self, master: WorkerKeeper, container: Container) -> None:
         self._master = master
         self._container = container
         self._wanted = ""
+        self._again = ""  # why it will be tried again
         self._preflight: Errand | None = None
         self._message = Handover()
         self._passed = ""
@@ -63,10 +69,16 @@ class Reloader:
     def want(self, reason: str) -> None:
         """Ask for a reload."""
         self._wanted = reason
+        self.retry_s = RETRY_FIRST_S
 
     def fail(self, error: str) -> None:
         """Know that there is no app, and try again after a pause."""
         self.failure = error
+        self._try_again(NO_APP)
+
+    def _try_again(self, reason: str) -> None:
+        """Try once more, after a pause; pauses double until somebody asks."""
+        self._again = reason
         self._retry_at = time.monotonic() + self.retry_s
         self.retry_s = min(self.retry_s * 2, RETRY_LAST_S)
 
@@ -85,9 +97,8 @@ class Reloader:
                 self.want("folder changed")
         if self._preflight is not None:
             self._look_at_preflight(self._preflight)
-        if self._master.load_error is not None and not self.is_running and time.monotonic() >= self._retry_at:
-            self.fail(self.failure)
-            self.want("the app is missing")
+        if self._again and not self.is_running and time.monotonic() >= self._retry_at:
+            self._wanted, self._again = self._wanted or self._again, ""
         if self._wanted:
             reason, self._wanted = self._wanted, ""
             self.cancel()  # what it has seen may be old by now
@@ -115,6 +126,7 @@ class Reloader:
 
     def _begin(self, reason: str) -> None:
         """Start a preflight."""
+        self._again = ""
         events.publish("reload.started", reason=reason, generation=self._master.generation + 1)
         if not self._master.cfg.preload_app:
             self.failure = self._master.reread()
@@ -162,6 +174,7 @@ class Reloader:
             return
         self.cancel()
         if told is None:
+            self._try_again(self._message.reason)
             self._refuse(f"the new code was not ready within {self._master.cfg.worker_boot_timeout:g} s")
             return
         try:
@@ -188,6 +201,10 @@ class Reloader:
 
     def _refuse(self, error: str, *, stack: str = "") -> None:
         """Stay as we are, and say why; the stack only once, where the same is tried again and again."""
-        values = {"stack": stack} if stack and error != self.failure else {}
+        values: dict[str, Any] = {"stack": stack} if stack and error != self.failure else {}
         self.failure = error
+        if self._master.load_error is not None:
+            self._try_again(NO_APP)
+        if self._again:
+            values["retry_in_s"] = round(self._retry_at - time.monotonic(), 3)
         events.publish("reload.refused", level="error", error=error, **values)

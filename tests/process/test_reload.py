@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from harness.load import Load
-from harness.starting import Start
+from harness.starting import SetFault, Start
 from harness.waiting import eventually
 
 
@@ -82,3 +82,17 @@ def test_raw_env_is_taken_back(start: Start, config_file: Path) -> None:
     server.send(signal.SIGHUP)
     server.wait_event("rollout.completed")
     assert server.get(asked) == (200, b"ours,ours,None,by the file")
+
+
+def test_a_reload_waits_for_the_health_of_the_app(serve: Start, set_fault: SetFault) -> None:
+    """With preload, a reload that is not ready in time is tried again, until the app is well."""
+    server = serve("--preload", "--health-check-path=/health", "--worker-boot-timeout=3", workers=2)
+    old = {worker.pid for worker in server.ready()}
+    set_fault("health", "503")
+    server.send(signal.SIGHUP)
+    first, second = server.wait_event("reload.refused", 2)[:2]
+    assert [float(event.values["retry_in_s"]) for event in (first, second)] == [1, 2]
+    assert {worker.pid for worker in server.ready()} == old
+    set_fault("health", "")
+    server.wait_event("rollout.completed", within_s=60)
+    assert not old & {worker.pid for worker in server.wait_ready(2)}
