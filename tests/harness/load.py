@@ -68,9 +68,7 @@ class Client:
             self._rest = b""
         headers = self._headers if self._keep_alive else f"{self._headers}Connection: close\r\n"
         try:
-            self._sock.sendall(
-                f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{self._headers}{close}\r\n".encode()
-            )
+            self._sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n".encode())
             status, body, is_last = self._read()
         except BaseException:
             self.close()
