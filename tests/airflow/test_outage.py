@@ -46,6 +46,8 @@ def server(start_shared: Start, postgres_env: dict[str, str]) -> Server:
         "AIRFLOW__API__HEALTH_CHECK_TIMEOUT": "2",
         # A poll that gets a connection that was kept waits for as long as the database hangs.
         "AIRFLOW__DATABASE__SQL_ALCHEMY_POOL_SIZE": "1",
+        # More than a test asks of a worker before it wants it due.
+        "GUNICORN_CMD_ARGS": "--max-requests=400",
     }
     return start_shared(env={**postgres_env, **settings}, workers=WORKERS)
 
@@ -62,28 +64,29 @@ def test_a_rollout_waits_for_the_database(
     stalls, ends = _Since(server, "rollout.stalled"), _Since(server, "rollout.completed")
     killed = _Since(server, "worker.killed")
     with (
-        Load(server.port, path=VERSION, clients=4, pause_s=0.01) as load,
+        Load(server.port, path=VERSION, clients=4, pause_s=0.1) as load,
         Load(server.port, path=HEALTH, clients=12, pause_s=0.5) as polls,
     ):
         eventually(lambda: _told(polls) == {"healthy"}, what="the database is told healthy")
         with outage(postgres):
-            server.send(signal.SIGHUP)
-            stall = stalls.wait()
+            with Load(server.port, path=VERSION, clients=4) as wear:
+                stall = stalls.wait()
             eventually(lambda: "unhealthy" in _told(polls), what="the outage is told", within_s=60)
             assert {worker.pid for worker in server.ready()} == old
             before = load.answered
-            eventually(lambda: load.answered > before + 100, what="clients are served")
+            eventually(lambda: load.answered > before + 20, what="clients are served")
             assert {worker.pid for worker in server.ready()} == old
             assert ends.events() == []
-        ends.wait()
-    assert load.failures == {}
+        end = ends.wait()
+    assert load.failures == wear.failures == {}
     assert polls.failures.keys() <= {"timeout"}  # what the database has not answered while it hung
     assert trouble in stall.values["cause"]
     assert {event.values["cause"].split(":")[0] for event in killed.events()} == {
         f"missed its boot deadline of {BOOT_TIMEOUT_S} s"
     }
     assert not old & {int(event.values["pid"]) for event in killed.events()}
-    assert not old & {worker.pid for worker in server.wait_ready(WORKERS)}
+    assert len(server.wait_ready(WORKERS)) == WORKERS
+    assert int(end.values["replaced"]) >= 1
     assert _health(server) == "healthy"
 
 
@@ -91,7 +94,7 @@ def test_a_worker_that_dies_is_replaced_after_the_outage(server: Server, postgre
     """Its successor cannot prove itself and the pool is one short, until the database is back."""
     killed, *others = [worker.pid for worker in server.wait_ready(WORKERS)]
     stalls = _Since(server, "rollout.stalled")
-    with Load(server.port, path=VERSION, clients=4, pause_s=0.01) as load:
+    with Load(server.port, path=VERSION, clients=2, pause_s=0.1) as load:
         with postgres.away():
             os.kill(killed, signal.SIGKILL)
             stall = stalls.wait()
@@ -101,7 +104,7 @@ def test_a_worker_that_dies_is_replaced_after_the_outage(server: Server, postgre
         ready = {worker.pid for worker in server.wait_ready(WORKERS)}
     assert ready > set(others)
     assert killed not in ready
-    assert sum(load.failures.values()) <= 4, "more was lost than the requests inside the killed worker"
+    assert sum(load.failures.values()) <= 2, "more was lost than the requests inside the killed worker"
     assert _health(server) == "healthy"
 
 
