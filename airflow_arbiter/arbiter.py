@@ -18,7 +18,7 @@ from typing import Any
 from gunicorn import sock
 from gunicorn.errors import HaltServer
 
-from airflow_arbiter import checks, events, logfiles, memory, preflight, rereading, settings, succession
+from airflow_arbiter import checks, events, logfiles, memory, rereading, settings, succession
 from airflow_arbiter.children import WorkerKeeper
 from airflow_arbiter.memory import Container
 from airflow_arbiter.observation import view_of
@@ -38,6 +38,7 @@ from airflow_arbiter.pool import (
 from airflow_arbiter.proctitle import set_title
 from airflow_arbiter.reloading import Reloader
 from airflow_arbiter.rollout import IDLE_WAKE_S, plan
+from airflow_arbiter.troubles import refuse_new
 from airflow_arbiter.turns import SPAWN_BUDGET_S, Turns
 from airflow_arbiter.wakeup import Wakeup
 
@@ -103,7 +104,7 @@ class AirflowArbiter(WorkerKeeper):
             self.app.wsgi()
             troubles = self.app.troubles()
             if self.pid is not None:
-                preflight.refuse_new(troubles, known=self.known_troubles)  # it may have come since
+                refuse_new(troubles, known=self.known_troubles)  # it may have come since
             self.known_troubles = tuple(troubles)
 
     def start(self) -> None:
@@ -148,8 +149,10 @@ class AirflowArbiter(WorkerKeeper):
             self._wake_in_s = min(decision.wake_in_s, self.reloader.wake_in_s)
             self._publish(decision.events)
             for action in decision.actions:
-                self._act(action)
+                self._try(action)
             self.show_title("reload failed" if self.reloader.failure else "")
+        except HaltServer:
+            raise
         except Exception:
             # The turn must not end the server; the next one looks at the world anew.
             events.publish_exception("arbiter.turn_failed")
@@ -189,6 +192,15 @@ class AirflowArbiter(WorkerKeeper):
             memory_room_bytes=self._container.room_bytes(),
             stop=self._stop,
         )
+
+    def _try(self, action: Action) -> None:
+        """Act, and let what goes wrong not keep the rest of the plan from being done."""
+        try:
+            self._act(action)
+        except Exception as error:
+            if isinstance(error, HaltServer):
+                raise
+            events.publish_exception("arbiter.action_failed", action=type(action).__name__)
 
     def _act(self, action: Action) -> None:
         match action:
@@ -230,9 +242,11 @@ class AirflowArbiter(WorkerKeeper):
     def _do_kill(self, action: Kill) -> None:
         worker = self.WORKERS[action.pid]
         worker.book.kill_cause = action.cause
-        self.tell_stacks(action.pid)
-        events.publish("worker.killed", level="error", pid=action.pid, age=action.age, cause=action.cause)
-        self.kill_worker(action.pid, signal.SIGKILL)
+        try:
+            self.tell_stacks(action.pid)
+            events.publish("worker.killed", level="error", pid=action.pid, age=action.age, cause=action.cause)
+        finally:
+            self.kill_worker(action.pid, signal.SIGKILL)
 
     def _do_halt(self, action: Halt) -> None:
         raise HaltServer(f"the app cannot boot: {action.cause}", self.WORKER_BOOT_ERROR)

@@ -70,7 +70,7 @@ class Errand:
 
     def close(self) -> None:
         """End it and its children, if they live; its exit is for the master to reap."""
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(OSError):  # gone, or another user's by now
             os.killpg(self.pid, signal.SIGKILL)
         os.close(self.fd)
 

@@ -43,8 +43,7 @@ class Handover:
     :param listeners: descriptors of listening sockets.
     :param notify: descriptors of the pipe that workers wake the master through.
     :param workers: one mapping for each living worker.
-    :param has_served: whether any worker ever took connections; before, failing ends the server.
-    :param has_proved: whether any was ever ready.
+    :param state: what the planner remembers, see :class:`airflow_arbiter.pool.RolloutState`.
     :param retry_s: pause before the next try, should the new image find no app.
     :param title: the master's, for the process list.
     :param graceful_timeout_s: what workers get that are asked to leave.
@@ -75,8 +74,7 @@ class Handover:
     stats: dict[str, Any] = field(default_factory=dict)
     started_at: float = 0.0
     known_troubles: list[str] = field(default_factory=list)
-    has_served: bool = True
-    has_proved: bool = True
+    state: dict[str, Any] = field(default_factory=dict)
     retry_s: float = 1.0
     title: str = ""
     graceful_timeout_s: float = 30.0

@@ -69,6 +69,8 @@ def describe(code: int) -> str:
     :param code: :attr:`ProbeResult.code`, or 0 for a worker that was not probed yet.
     """
     outcome, status = divmod(code, 1000)
+    if outcome not in set(Outcome):
+        return f"health check ended with code {code}"  # of a worker of another version of us
     return {
         Outcome.UNKNOWN: "not probed yet",
         Outcome.PASSED: f"health check answered {status}",

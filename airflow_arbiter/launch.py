@@ -83,7 +83,8 @@ def resume(arbiter: AirflowArbiter, handover: Handover) -> None:
     ears.is_loading = False
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     unsupervised_s = round(time.monotonic() - handover.left_at, 3)
-    events.publish("reload.resumed", generation=arbiter.generation, unsupervised_s=unsupervised_s)
+    if arbiter.load_error is None:
+        events.publish("reload.resumed", generation=arbiter.generation, unsupervised_s=unsupervised_s)
     if ears.asked:
         arbiter.start()
         arbiter.stop(graceful=ears.asked[0] == signal.SIGTERM)

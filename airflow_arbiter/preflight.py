@@ -13,7 +13,6 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Collection, Mapping
 from typing import Any
 
 from uvicorn.config import Config
@@ -23,16 +22,13 @@ from airflow_arbiter.errors import ArbiterError
 from airflow_arbiter.handover import Handover
 from airflow_arbiter.health import ProbeResult, describe, probe
 from airflow_arbiter.proctitle import set_title
+from airflow_arbiter.troubles import UnfitError, refuse_new
 
 PROBE_PAUSE_S = 0.5
 """Pause between two probes of an app that is not healthy yet."""
 
 SHUTDOWN_S = 5.0
 """What the app gets to shut down; how it leaves says nothing of how it serves."""
-
-
-class UnfitError(Exception):
-    """The app was loaded, and would not serve."""
 
 
 def run(handover: Handover, fd: int) -> None:
@@ -76,19 +72,6 @@ def _rehearse(app: Any, known_troubles: set[str]) -> None:
     refuse_new(app.troubles(), known=known_troubles)
     # Not asyncio.run(), which waits for tasks and threads that the app leaves behind.
     asyncio.new_event_loop().run_until_complete(_start(app, asgi_app))
-
-
-def refuse_new(troubles: Mapping[str, str], *, known: Collection[str]) -> None:
-    """
-    Refuse an app with troubles that it did not have. By name: what they tell may differ with each process.
-
-    :param troubles: as :meth:`airflow_arbiter.app.AirflowGunicornApp.troubles`.
-    :param known: the names of those that it had.
-    :raises UnfitError: when there are such.
-    """
-    new = [f"{name}: {error}" for name, error in troubles.items() if name not in known]
-    if new:
-        raise UnfitError("; ".join(new))
 
 
 async def _start(app: Any, asgi_app: Any) -> None:

@@ -109,10 +109,10 @@ class Reloader:
     def cancel(self) -> None:
         """End what is under way."""
         self._passed = ""
-        if self._preflight is not None:
-            self._master.wakeup.forget(self._preflight.fd)
-            self._preflight.close()
-            self._preflight = None
+        preflight, self._preflight = self._preflight, None
+        if preflight is not None:
+            self._master.wakeup.forget(preflight.fd)
+            preflight.close()
 
     def close(self) -> None:
         """End everything: the server stops."""

@@ -9,12 +9,13 @@ main thread to run Python once, as a loop that sleeps or computes does.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import json
 import os
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from types import FrameType
 
 from airflow_arbiter.status import PAGE_BYTES
@@ -68,12 +69,12 @@ def answer_with(fd: int, held: Callable[[], Sequence[HeldRequest]]) -> None:
     """
 
     def write_held(_sig: int, _frame: FrameType | None) -> None:
-        requests = list(held())
-        # The oldest first, as many as there is room for.
-        requests.sort(key=lambda request: -request.age_s)
-        while len(text := json.dumps([asdict(request) for request in requests]).encode()) > _ROOM_BYTES:
-            del requests[len(requests) // 2 :]
-        os.pwrite(fd, text, HELD_AT)
+        with contextlib.suppress(Exception):  # it runs in the middle of the app
+            # The oldest first, as many as there is room for.
+            requests = sorted(held(), key=lambda request: -request.age_s)
+            while len(text := json.dumps([asdict(request) for request in requests]).encode()) > _ROOM_BYTES:
+                del requests[len(requests) // 2 :]
+            os.pwrite(fd, text + b"\0", HELD_AT)
 
     # The fault handler writes at the file's position. Who asks without clear(), as an operator or a signal to
     # the whole process group, must not make it write over the status words.
@@ -100,9 +101,15 @@ def read(fd: int) -> Answer:
 
     :raises OSError: when the file cannot be read.
     """
-    held = os.pread(fd, _ROOM_BYTES, HELD_AT).rstrip(b"\0")
+    held, _, _ = os.pread(fd, _ROOM_BYTES + 1, HELD_AT).partition(b"\0")
     stacks = os.pread(fd, STACKS_LIMIT_BYTES, STACKS_AT)
-    return Answer(
-        stacks=stacks.decode(errors="replace").strip(),
-        requests=tuple(HeldRequest(**request) for request in json.loads(held)) if held else None,
-    )
+    return Answer(stacks=stacks.decode(errors="replace").strip(), requests=_parse(held))
+
+
+def _parse(held: bytes) -> tuple[HeldRequest, ...] | None:
+    """Read requests, as a worker of another version of this package may have written them."""
+    names = [item.name for item in fields(HeldRequest)]
+    try:
+        return tuple(HeldRequest(**{name: one[name] for name in names}) for one in json.loads(held))
+    except (ValueError, TypeError, KeyError):
+        return None

@@ -123,7 +123,7 @@ class StatusPage:
             draining_at=self._moment(Field.DRAINING_AT),
             requests=int(self._words[Field.REQUESTS]),
             in_flight=int(self._words[Field.IN_FLIGHT]),
-            retire_reason=_REASONS[int(self._words[Field.RETIRE_REASON])],
+            retire_reason=dict(enumerate(_REASONS)).get(int(self._words[Field.RETIRE_REASON])),
             retire_at=self._moment(Field.RETIRE_AT),
             probe_at=self._moment(Field.PROBE_AT),
             probe_code=int(self._words[Field.PROBE_CODE]),
