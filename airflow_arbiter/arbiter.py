@@ -99,7 +99,6 @@ class AirflowArbiter(WorkerKeeper):
 
         :raises Exception: whatever the app raises; in a later image also UnfitError, for new troubles.
         """
-        self.reloader.begin_watch()
         if self.cfg.preload_app:
             self.app.wsgi()
             troubles = self.app.troubles()

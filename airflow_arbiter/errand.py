@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 _GRACE_S = 5
 """After its limit and this, an errand ends by itself, should the master be gone that would end it."""
@@ -26,11 +27,13 @@ class Errand:
 
     :param run: what to do, given the descriptor to write the message to. Runs in the child.
     :param limit_s: seconds after which it is too late.
+    :param keep: descriptors that it needs. All others are closed: a listening socket, above all, must not
+        outlive the server in something that hangs.
     :ivar ends_at: when it is too late, in seconds of the monotonic clock.
     :raises OSError: when no process or pipe can be had.
     """
 
-    def __init__(self, run: Callable[[int], None], *, limit_s: float) -> None:
+    def __init__(self, run: Callable[[int], None], *, limit_s: float, keep: Sequence[int] = ()) -> None:
         self.fd, write_fd = os.pipe()
         self._message = b""
         self.ends_at = time.monotonic() + limit_s
@@ -39,7 +42,7 @@ class Errand:
         try:
             self.pid = os.fork()
             if self.pid == 0:
-                _live(run, write_fd, limit_s=limit_s)
+                _live(run, write_fd, limit_s=limit_s, keep={write_fd, *keep})
             with contextlib.suppress(OSError):
                 os.setpgid(self.pid, self.pid)  # here and in the child: who comes first is luck
         except BaseException:
@@ -75,7 +78,7 @@ class Errand:
         os.close(self.fd)
 
 
-def _live(run: Callable[[int], None], write_fd: int, *, limit_s: float) -> None:
+def _live(run: Callable[[int], None], write_fd: int, *, limit_s: float, keep: set[int]) -> None:
     """Live the errand's life. Runs in the child, and never returns."""
     try:
         os.setpgid(0, 0)
@@ -85,8 +88,13 @@ def _live(run: Callable[[int], None], write_fd: int, *, limit_s: float) -> None:
                 signal.signal(sig, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         signal.alarm(int(limit_s) + _GRACE_S)
+        first = 3
+        for fd in sorted(keep):
+            os.closerange(first, fd)
+            first = fd + 1
+        os.closerange(first, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         run(write_fd)
     except BaseException:
-        traceback.print_exc()
+        os.write(2, traceback.format_exc().encode(errors="replace"))  # sys.stderr may be a file of the app's
         os._exit(1)
     os._exit(0)

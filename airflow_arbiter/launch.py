@@ -7,9 +7,11 @@ takes seconds in which the arbiter has no handlers yet.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
+from collections.abc import Collection
 from types import FrameType
 from typing import Any
 
@@ -37,6 +39,7 @@ def start(app: Any) -> None:
     ears = _Ears()
     try:
         arbiter = AirflowArbiter(app)
+        arbiter.reloader.settle_watch()
         arbiter.load()
     except SettingsError:
         raise
@@ -68,9 +71,10 @@ def resume(arbiter: AirflowArbiter, handover: Handover) -> None:
     succession.adopt(arbiter, handover)
     arbiter.reloader.retry_s = handover.retry_s
     arbiter.show_title("loading")
-    ears = _Ears()
+    ears = _Ears(LATER_SIGNALS)
     try:
-        signal.pthread_sigmask(signal.SIG_SETMASK, LATER_SIGNALS)  # what has come meanwhile is heard here
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what has come meanwhile is heard here
+        arbiter.reloader.settle_watch()
         arbiter.load()
     except BaseException as error:
         # As in a first start, but there is somebody to stay for. First of all, because a second signal would
@@ -82,7 +86,11 @@ def resume(arbiter: AirflowArbiter, handover: Handover) -> None:
             arbiter.reloader.fail(f"{type(error).__name__}: {error}")
     ears.is_loading = False
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    for missed in ears.later:
+        os.kill(os.getpid(), missed)  # once more, for the loop: it stays pending until there is one
     unsupervised_s = round(time.monotonic() - handover.left_at, 3)
+    if handover.wanted:
+        arbiter.reloader.want(handover.wanted)
     if arbiter.load_error is None:
         events.publish("reload.resumed", generation=arbiter.generation, unsupervised_s=unsupervised_s)
     if ears.asked:
@@ -96,15 +104,22 @@ class _Ears:
     """
     Hears signals to end before the arbiter has handlers of its own, and ends whatever is being loaded.
 
-    :ivar asked: the signals that came.
+    Nothing is blocked meanwhile: programs that the app starts while it is loaded would inherit that for life.
+
+    :param later: signals that are only noted.
+    :ivar asked: the signals to end that came.
+    :ivar later: the others.
     :ivar is_loading: whether one raises SystemExit in whatever runs; if not, it is only noted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, later: Collection[int] = ()) -> None:
         self.asked: list[int] = []
+        self.later: list[int] = []
         self.is_loading = True
         for sig in EXIT_SIGNALS:
             signal.signal(sig, self._hear)
+        for other in later:
+            signal.signal(other, lambda sig, _: self.later.append(sig))
 
     def _hear(self, sig: int, _frame: FrameType | None) -> None:
         self.asked.append(sig)

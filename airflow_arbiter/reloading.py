@@ -1,9 +1,9 @@
 """
 When a master takes in new code: who asks for it, and what must go well before.
 
-Owns the order: asked, preflight, new image. Asked again meanwhile, the preflight begins anew, because what it
-has seen may be old. A preflight that fails leaves everything as it was; one that was just not ready in time
-is tried again, because what it waits for, such as a database, may come back. Never waits.
+Owns the order: asked, preflight, new image. Who asks meanwhile gets another reload after this one, because
+what it has seen may be old. A preflight that fails leaves everything as it was; where time may heal it (not
+ready yet, no memory, no process), it is tried again. Never waits.
 """
 
 from __future__ import annotations
@@ -83,11 +83,20 @@ class Reloader:
         self.retry_s = min(self.retry_s * 2, RETRY_LAST_S)
 
     def begin_watch(self) -> None:
-        """Take what the watched folders hold now for what is loaded: call it before the app is."""
-        self._end_watch()
+        """Watch the folders that are to be watched by now; a watch that suits goes on."""
         folders = self._master.app.watched_folders()
         interval_s = self._master.cfg.reload_check_interval
+        old = self._watch
+        if old is not None and (old.folders, old.interval_s) == (folders, interval_s):
+            return
+        self._end_watch()
         self._watch = FolderWatch(folders, interval_s=interval_s) if folders else None
+
+    def settle_watch(self) -> None:
+        """Take what these folders hold now for what is loaded: call it before the app is."""
+        self.begin_watch()
+        if self._watch is not None:
+            self._watch.settle()
 
     def turn(self) -> None:
         """Go one step on, if there is one."""
@@ -99,12 +108,11 @@ class Reloader:
             self._look_at_preflight(self._preflight)
         if self._again and not self.is_running and time.monotonic() >= self._retry_at:
             self._wanted, self._again = self._wanted or self._again, ""
-        if self._wanted:
-            reason, self._wanted = self._wanted, ""
-            self.cancel()  # what it has seen may be old by now
-            self._begin(reason)
         if self._passed:
-            self._succeed()
+            self._succeed()  # also where there is a new wish: what is there at the exec is what comes in
+        elif self._wanted and self._preflight is None:
+            reason, self._wanted = self._wanted, ""
+            self._begin(reason)
 
     def cancel(self) -> None:
         """End what is under way."""
@@ -131,23 +139,23 @@ class Reloader:
         if not self._master.cfg.preload_app:
             self.failure = self._master.reread()
             return
+        self._message.reason = reason
         if lack := self._lack_of_memory():
-            self._refuse(lack)
+            self._refuse(lack, is_passing=True)
             return
         try:
             self._message = succession.hand_over(self._master, reason)
             fd = self._message.write()
             try:
-                self._preflight = Errand(
-                    lambda pipe: self._fly(fd, pipe), limit_s=self._master.cfg.worker_boot_timeout
-                )
+                limit_s = self._master.cfg.worker_boot_timeout
+                self._preflight = Errand(lambda pipe: self._fly(fd, pipe), limit_s=limit_s, keep=(fd,))
             finally:
                 os.close(fd)
         except IntegrationError as error:
             events.publish("reload.without_code", level="warning", because=str(error))
             self.failure = self._master.reread()
         except OSError as error:
-            self._refuse(f"no process could be had to try the new code: {error}")
+            self._refuse(f"no process could be had to try the new code: {error}", is_passing=True)
         else:
             self._master.wakeup.watch(self._preflight.fd)
 
@@ -174,13 +182,14 @@ class Reloader:
             return
         self.cancel()
         if told is None:
-            self._try_again(self._message.reason)
-            self._refuse(f"the new code was not ready within {self._master.cfg.worker_boot_timeout:g} s")
+            limit_s = self._master.cfg.worker_boot_timeout
+            self._refuse(f"the new code was not ready within {limit_s:g} s", is_passing=True)
             return
         try:
             verdict = json.loads(told)
         except ValueError:
-            self._refuse("the new code ended its process while it was tried, perhaps out of memory")
+            error = "the new code ended its process while it was tried, perhaps out of memory"
+            self._refuse(error, is_passing=True)
             return
         if verdict:
             self._refuse(verdict["error"], stack=verdict.get("stack", ""))
@@ -193,18 +202,25 @@ class Reloader:
             self._master.app.prepare_fork()
             message = succession.hand_over(self._master, self._passed)  # workers may have come and gone
             message.retry_s = self.retry_s if self._master.load_error else RETRY_FIRST_S
+            message.wanted = self._wanted
             message.left_at = time.monotonic()
             succession.become(self._master, message)
         except (ArbiterError, OSError) as error:
             self._passed = ""
             self._refuse(str(error))
 
-    def _refuse(self, error: str, *, stack: str = "") -> None:
-        """Stay as we are, and say why; the stack only once, where the same is tried again and again."""
+    def _refuse(self, error: str, *, stack: str = "", is_passing: bool = False) -> None:
+        """
+        Stay as we are, and say why; the stack only once, where the same is tried again and again.
+
+        :param is_passing: whether time may heal it, so that it is tried again.
+        """
         values: dict[str, Any] = {"stack": stack} if stack and error != self.failure else {}
         self.failure = error
         if self._master.load_error is not None:
             self._try_again(NO_APP)
+        elif is_passing:
+            self._try_again(self._message.reason)
         if self._again:
             values["retry_in_s"] = round(self._retry_at - time.monotonic(), 3)
         events.publish("reload.refused", level="error", error=error, **values)

@@ -35,15 +35,15 @@ def reread(master: Any) -> str:
         master.load()
     except (Exception, SystemExit) as error:
         master.app.restore(old)
-        master.cfg = old
-        master._num_workers = scaled
-        os.environ.update(old.env)
         _restore_log(master.log, old)
+        master.setup(master.app)  # back to what it makes of the old one
+        master._num_workers = scaled
         if isinstance(error, ArbiterError):
             events.publish("reload.refused", level="error", error=str(error))
         else:
             events.publish_exception("reload.refused")
         return str(error) or type(error).__name__
+    master.reloader.begin_watch()
     keep_fixed(master.cfg, {name: old.settings[name].get() for name in FIXED_SETTINGS})
     if scaled and master.cfg.workers == old.workers:
         master.num_workers = scaled

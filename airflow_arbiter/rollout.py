@@ -201,7 +201,8 @@ def _in_place(
     """
     Choose the oldest due worker to leave before its successor comes, where there is no memory for both.
 
-    One at a time, out of a pool that is whole, and not while newcomers that failed are waited for.
+    One at a time, out of a pool that is whole, and not while newcomers that failed are waited for. Never the
+    only worker for a reason that can wait: its successor may be bad.
     """
     waiting = due(staying, view, policy)
     is_whole = len(view.workers) == view.target and is_full(staying, view, policy)
@@ -210,6 +211,8 @@ def _in_place(
     oldest = waiting[0]
     reason = due_reason(oldest, view.now, view.generation, policy)
     assert reason is not None  # by the definition of due
+    if view.target == 1 and reason != "memory":
+        return None
     return Drain(pid=oldest.pid, age=oldest.age, reason=reason)
 
 

@@ -14,9 +14,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import TypeVar
+
+from gunicorn.arbiter import Arbiter
 
 from airflow_arbiter import events, logconfig, proctitle
 from airflow_arbiter.handover import Handover
@@ -44,19 +47,46 @@ def insist(make: Callable[[], T], handover: Handover) -> T:
     pause_s = RETRY_FIRST_S
     while True:
         try:
-            return make()
+            with _hearing():
+                return make()
         except (Exception, SystemExit) as error:
-            if repr(error) != told:
+            if repr(error) != told and not signal.sigpending() & _ENDS:
                 # Whatever log there was going to be, its configuration is not to be had.
                 logging.config.dictConfig(logconfig.build(level="info", log_format="json"))
                 events.publish_exception("reload.failed")
                 proctitle.set_title(handover.title, state="reload failed")
             told = repr(error)
-        taken = signal.sigtimedwait(_ENDS, pause_s)
+        taken = signal.sigtimedwait({*_ENDS, signal.SIGHUP}, pause_s)  # who has mended it may say so
         pause_s = min(pause_s * 2, RETRY_LAST_S)
-        if taken is not None:
+        if taken is not None and taken.si_signo in _ENDS:
             _end(handover, signal.Signals(taken.si_signo))
             sys.exit(0)
+
+
+@contextlib.contextmanager
+def _hearing() -> Iterator[None]:
+    """
+    Let signals through while foreign code runs: it may hang, or start programs that inherit what is blocked.
+
+    One to end ends that code; all of them are pending again afterwards.
+    """
+    noted: list[int] = []
+
+    def note(sig: int, _frame: FrameType | None) -> None:
+        noted.append(sig)
+        if sig in _ENDS:
+            raise SystemExit(0)
+
+    for sig in Arbiter.SIGNALS:
+        if sig != signal.SIGCHLD:
+            signal.signal(sig, note)
+    old_mask = signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
+        for sig in noted:
+            os.kill(os.getpid(), sig)
 
 
 def _end(handover: Handover, sig: signal.Signals) -> None:

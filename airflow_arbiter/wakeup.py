@@ -36,8 +36,9 @@ class Wakeup:
         self._selector.register(fd, selectors.EVENT_READ)
 
     def forget(self, fd: int) -> None:
-        """Watch it no longer."""
-        self._selector.unregister(fd)
+        """Watch it no longer, if it was."""
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(fd)
 
     def _listen(self, pipe: tuple[int, int]) -> tuple[int, int]:
         """Wake at every byte of a pipe, whose bytes say nothing more."""

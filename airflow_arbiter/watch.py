@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import select
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,9 +20,17 @@ from airflow_arbiter.errand import Errand
 LIMIT_S = 60.0
 """What one look may take; after that it is given up, and said."""
 
+SETTLE_S = 5.0
+"""What is waited for the very first look."""
+
+_BLOCK_BYTES = 1 << 20
+
 _LEFT_OUT_SUFFIXES = ("~", ".pyc", ".pyo", ".swp", ".swo", ".swx", ".tmp")
 _LEFT_OUT_NAMES = frozenset({"__pycache__", "4913"})
 """Caches and what editors leave for a moment; 4913 is how vim tries whether it may write."""
+
+_COUNTED_NAMES = frozenset({".airflowignore"})
+"""Hidden files that say what is loaded."""
 
 
 class FolderWatch:
@@ -33,13 +42,26 @@ class FolderWatch:
     """
 
     def __init__(self, folders: Sequence[Path], *, interval_s: float) -> None:
-        self._folders = folders
-        self._interval_s = interval_s
-        self._look_at = time.monotonic() + interval_s
+        self.folders = folders
+        self.interval_s = interval_s
+        self._look_at = time.monotonic()
         self._errand: Errand | None = None
+        self._left_pid = 0
         self._last = ""
-        self._settled = fingerprint(folders)
+        self._settled = ""
         self._is_told = False
+
+    def settle(self) -> None:
+        """
+        Take what is there now for what is loaded: call it before that is.
+
+        Waits for it, but not for ever; a look that takes longer settles it when it comes.
+        """
+        self._begin()
+        ends_at = time.monotonic() + SETTLE_S
+        while self._errand is not None and (left_s := ends_at - time.monotonic()) > 0:
+            select.select([self._errand.fd], [], [], left_s)
+            self.turn(watch=lambda _: None, forget=lambda _: None)
 
     @property
     def wake_in_s(self) -> float:
@@ -56,20 +78,14 @@ class FolderWatch:
         :return: whether two looks in a row have seen the same new content. It is told once.
         """
         if self._errand is None:
-            if time.monotonic() >= self._look_at:
-                self._look_at = time.monotonic() + self._interval_s  # also where no process can be had
-                try:
-                    self._errand = Errand(self._tell, limit_s=LIMIT_S)
-                except OSError as error:
-                    self._miss(str(error))
-                else:
-                    watch(self._errand.fd)
+            if time.monotonic() >= self._look_at and (fd := self._begin()) >= 0:
+                watch(fd)
             return False
         seen = self._errand.collect()
         if seen is None and not self._errand.is_late:
             return False
         self.close(forget=forget)
-        self._look_at = time.monotonic() + self._interval_s
+        self._look_at = time.monotonic() + self.interval_s
         if not seen:
             self._miss("it was ended" if seen is not None else f"it took more than {LIMIT_S:g} s")
             return False
@@ -83,15 +99,33 @@ class FolderWatch:
             self._errand.close()
             self._errand = None
 
+    def _begin(self) -> int:
+        """
+        Start a look, unless the last one is still there: what hangs in a volume cannot even be killed.
+
+        :return: where it tells; -1 if there is none.
+        """
+        self._look_at = time.monotonic() + self.interval_s  # also where no process can be had
+        if self._left_pid and _exists(self._left_pid):
+            return -1
+        try:
+            self._errand = Errand(self._tell, limit_s=LIMIT_S)
+        except OSError as error:
+            self._miss(str(error))
+            return -1
+        self._left_pid = self._errand.pid
+        return self._errand.fd
+
     def _miss(self, because: str) -> None:
         """Tell, once, that a look came to nothing."""
         if not self._is_told:
-            folders = [str(path) for path in self._folders]
+            folders = [str(path) for path in self.folders]
             events.publish("watch.failed", level="warning", folders=folders, because=because)
         self._is_told = True
 
     def _compare(self, seen: str) -> bool:
         last, self._last = self._last, seen
+        self._settled = self._settled or seen
         if seen == self._settled or seen != last:
             return False
         self._settled = seen
@@ -100,7 +134,7 @@ class FolderWatch:
     def _tell(self, fd: int) -> None:
         """Look. Runs in the errand."""
         os.nice(10)
-        os.write(fd, fingerprint(self._folders).encode() + b"\n")
+        os.write(fd, fingerprint(self.folders).encode() + b"\n")
 
 
 def fingerprint(folders: Sequence[Path]) -> str:
@@ -114,11 +148,27 @@ def fingerprint(folders: Sequence[Path]) -> str:
         for path in _files(folder, set()):
             name = str(path.relative_to(folder)).encode(errors="surrogateescape")
             try:
-                content = hashlib.sha256(path.read_bytes()).digest()
+                content = _hash(path)
             except OSError as error:
                 content = type(error).__name__.encode()  # that, too, may change
             whole.update(len(name).to_bytes(4, "big") + name + content)
     return whole.hexdigest()
+
+
+def _hash(path: Path) -> bytes:
+    content = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            content.update(block)
+    return content.digest()
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _files(folder: Path, seen: set[str]) -> Iterator[Path]:
@@ -133,9 +183,15 @@ def _files(folder: Path, seen: set[str]) -> Iterator[Path]:
         return
     for entry in entries:
         name = entry.name
-        if name.startswith((".", "#")) or name.endswith(_LEFT_OUT_SUFFIXES) or name in _LEFT_OUT_NAMES:
+        if name not in _COUNTED_NAMES and (
+            name.startswith((".", "#")) or name.endswith(_LEFT_OUT_SUFFIXES) or name in _LEFT_OUT_NAMES
+        ):
             continue
-        if entry.is_dir():
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError:
+            is_folder, is_file = False, True  # its content cannot be read either, which is told there
+        if is_folder:
             yield from _files(entry, seen)
-        elif entry.is_file():
+        elif is_file:
             yield entry

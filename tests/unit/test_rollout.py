@@ -976,6 +976,16 @@ def in_place(age: int, room_mib: int) -> Event:
             id="not-while-newcomers-fail",
         ),
         pytest.param(
+            roomy(99, holding(due(1), 100), target=1, state=under_way()),
+            rolling(),
+            id="the-only-worker-stays",
+        ),
+        pytest.param(
+            roomy(99, holding(ready(1, retire_reason="memory"), 100), target=1, state=under_way()),
+            rolling(drain(1, "memory"), events=(in_place(1, 99),)),
+            id="but-not-where-the-kernel-would-end-it",
+        ),
+        pytest.param(
             roomy(250, *(holding(due(age), 100) for age in (1, 2, 3)), target=3, state=under_way()),
             rolling(spawn(1)),
             id="no-more-than-the-surge",

@@ -654,6 +654,7 @@ class RolloutMachine(RuleBasedStateMachine):
         kept = pool.policy
         pool.policy = replace(kept, refresh_interval_s=0.0, memory_limit_bytes=0)
         pool.has_fork_trouble = False
+        pool.room_mib = None
         for _ in range(FAIR_TURNS):
             for process in list(pool.processes.values()):
                 self.treat_fairly(process)

@@ -46,8 +46,8 @@ def ask(page: StatusPage, life: Callable[[], None], held: tuple[HeldRequest, ...
     def has_answered() -> bool:
         stacks.clear(page.fd)
         os.kill(child, stacks.SIGNAL)
-        eventually(lambda: "<module>" in stacks.read(page.fd).stacks, what="a whole stack")
-        return life.__name__ in stacks.read(page.fd).stacks  # it may not have got there yet
+        eventually(lambda: "most recent call first" in stacks.read(page.fd).stacks, what="a stack")
+        return f"in {life.__name__}" in stacks.read(page.fd).stacks  # it may not have got there yet
 
     try:
         eventually(has_answered, what="an answer")
