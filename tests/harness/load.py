@@ -129,7 +129,7 @@ class Client:
 
 class Load:
     """
-    Clients that ask as fast as they are answered, half of them keeping their connection.
+    Clients that ask as fast as they are answered, half of them keeping their connection unless told not to.
 
     :param path: what they ask for; its answer is the worker's pid.
     :param clients: how many.
@@ -144,6 +144,7 @@ class Load:
         path: str = "/",
         clients: int = 16,
         pause_s: float = 0.0,
+        keep_alive: bool = True,
         tls: ssl.SSLContext | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
@@ -154,7 +155,7 @@ class Load:
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._threads = [
-            threading.Thread(target=self._ask, args=(number % 2 == 0,), daemon=True)
+            threading.Thread(target=self._ask, args=(keep_alive and number % 2 == 0,), daemon=True)
             for number in range(clients)
         ]
 
