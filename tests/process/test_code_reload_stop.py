@@ -118,3 +118,24 @@ def test_the_end_twice_while_code_is_loaded(
     for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
         server.send(sig)
     _assert_ended(server, code, tmp_path)
+
+
+def test_the_end_while_a_failure_is_told(
+    serve_code: Callable[..., Server], code: CodeApp, tmp_path: Path
+) -> None:
+    """A signal that comes when the new image's import has just failed ends the workers as well."""
+    server = serve_code()
+    code.write("two", at_import=_RAISES_WHAT_ENDS_US.format(pid=server.pid))
+    server.send(signal.SIGHUP)
+    _assert_ended(server, code, tmp_path)
+
+
+_RAISES_WHAT_ENDS_US = """
+class Ends(Exception):
+    def __str__(self):
+        os.kill(os.getpid(), 15)
+        return "told"
+
+if os.getpid() == {pid}:
+    raise Ends
+"""
