@@ -70,7 +70,10 @@ def test_bad_code_harms_nobody(
         wait_answer(server, "healed")
         eventually(lambda: title(server.pid) == GOOD, what="the title is clean")
     assert load.failures == {}
-    assert len(server.events("reload.refused")) == 1
+    told = [event.values["error"] for event in server.events("reload.refused")]
+    assert set(told) == {refused.values["error"]}
+    # What was just not ready in time is tried again by itself.
+    assert len(told) == 1 or "not ready" in error
     server.send(signal.SIGTERM)
     assert server.wait_exit() == 0
     assert_gone(code.pids())

@@ -22,6 +22,10 @@ class App:
     def __init__(self, options: dict[str, object], *, arguments: tuple[str, ...] = ()) -> None:
         self.options = options
         self.arguments = arguments
+        self.kept: dict[str, object] = {}
+
+    def take_up(self, kept: dict[str, object]) -> None:
+        self.kept = kept
 
 
 def a_hook() -> None:
@@ -63,11 +67,12 @@ def test_its_file_is_not_inherited_by_chance() -> None:
 
 
 def test_an_application_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From its class and arguments, hooks by name, with the command line that the program had."""
+    """From its class and arguments, hooks by name, what it keeps, and the command line of the program."""
     monkeypatch.setattr(sys, "argv", ["resume.py", "3"])
     app, main_path = handover.carry(App, ({"on_exit": a_hook, "workers": 3},), {"arguments": ("--x",)})
     assert main_path == ""
-    made = Handover(app=app, argv=["serve", "--workers=3"]).make_app()
+    made = Handover(app=app, argv=["serve", "--workers=3"], kept={"secret": "s"}).make_app()
+    assert made.kept == {"secret": "s"}
     assert (made.options, made.arguments) == ({"on_exit": a_hook, "workers": 3}, ("--x",))
     assert sys.argv == ["serve", "--workers=3"]
 
