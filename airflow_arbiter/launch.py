@@ -35,6 +35,7 @@ def start(app: Any) -> None:
     :raises SystemExit: always in the end; 3 for an app that cannot be loaded.
     :raises SettingsError: for a log that cannot be set up.
     """
+    _open_standard_streams()
     capture.install()
     ears = _Ears()
     try:
@@ -98,6 +99,19 @@ def resume(arbiter: AirflowArbiter, handover: Handover) -> None:
         arbiter.stop(graceful=ears.asked[0] == signal.SIGTERM)
         arbiter.halt()
     arbiter.run()
+
+
+def _open_standard_streams() -> None:
+    """
+    Open the null device in the place of standard streams that are closed.
+
+    Otherwise a pipe or a worker's memory file gets their number, and with it whatever anybody prints.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # noqa: FBT003  # has no names for them
 
 
 class _Ears:

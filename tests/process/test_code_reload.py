@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -216,6 +217,21 @@ def _second_master(first: int) -> int:
     children = psutil.Process(first).children()
     masters = [child.pid for child in children if title(child.pid).endswith(" master [codeapp:app.2]")]
     return masters[0] if masters else 0
+
+
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_closed_standard_streams_stop_no_reload(start: Start, code: CodeApp, closed: int) -> None:
+    """No descriptor of ours gets the number of a closed stream, and with it what the app prints."""
+    close = f"import os, sys; os.close({closed}); from airflow_arbiter.__main__ import main; main()"
+    server = start(command=[sys.executable, "-c", close, *code.command()[3:]], workers=2)
+    server.wait_ready(2)
+    for number in (1, 2):
+        code.write(f"answer {number}", at_import=f"os.write({closed or 1}, b'printed')")
+        server.send(signal.SIGHUP)
+        wait_answer(server, f"answer {number}")
+    server.wait_ready(2, generation=3)
+    server.send(signal.SIGTERM)
+    assert server.wait_exit() == 0
 
 
 # -- what a worker lives through meanwhile
