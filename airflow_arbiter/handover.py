@@ -9,6 +9,7 @@ memory file that survives the exec.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import pickle
@@ -158,9 +159,14 @@ def carry(cls: type[Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> t
 
 
 def keep_over_exec(*fds: int) -> None:
-    """Let descriptors survive an exec."""
+    """Let descriptors survive an exec, and the standard streams with them, where they are open."""
     for fd in fds:
         os.set_inheritable(fd, True)  # noqa: FBT003  # has no names for its parameters
+    for fd in (0, 1, 2):
+        # python-daemon opens /dev/null as standard input so that an exec closes it; whatever is opened next
+        # would take its number, and be the standard input of the app's child processes.
+        with contextlib.suppress(OSError):
+            os.set_inheritable(fd, True)  # noqa: FBT003  # as above
 
 
 def close_on_exec(*fds: int) -> None:

@@ -284,6 +284,7 @@ def test_a_daemon_is_started_and_stopped_by_its_pid_file(run_airflow: RunAirflow
             eventually(lambda: log().count("rollout.completed") == rollout, what="a rollout", within_s=60)  # noqa: B023
             assert files["pid"].read_text().strip() == str(pid)
         assert log().count("reload.resumed") == 2
+        assert str(Path(f"/proc/{pid}/fd/0").readlink()) == "/dev/null"
         assert ask(port, HEALTH).status == 200
         workers = master.children()
         master.send_signal(signal.SIGTERM)
