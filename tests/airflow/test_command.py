@@ -253,6 +253,7 @@ def test_only_the_execution_app_and_a_log_configuration(
     assert "PLAIN airflow_arbiter worker.ready" in log.read_text()
 
 
+@pytest.mark.timeout(450)
 def test_a_daemon_is_started_and_stopped_by_its_pid_file(run_airflow: RunAirflow, tmp_path: Path) -> None:
     """
     `--daemon --pid --stdout --stderr`: detaches and reloads, twice, each time as the same process with the
@@ -277,11 +278,11 @@ def test_a_daemon_is_started_and_stopped_by_its_pid_file(run_airflow: RunAirflow
         return files["stdout"].read_text() + files["stderr"].read_text()
 
     try:
-        eventually(lambda: log().count("worker.ready") == 2, what="two workers", within_s=60)
+        eventually(lambda: log().count("worker.ready") == 2, what="two workers", within_s=120)
         assert ask(port, HEALTH).status == 200
         for rollout in (1, 2):
             master.send_signal(signal.SIGHUP)
-            eventually(lambda: log().count("rollout.completed") == rollout, what="a rollout", within_s=60)  # noqa: B023
+            eventually(lambda: log().count("rollout.completed") == rollout, what="a rollout", within_s=150)  # noqa: B023
             assert files["pid"].read_text().strip() == str(pid)
         assert log().count("reload.resumed") == 2
         assert str(Path(f"/proc/{pid}/fd/0").readlink()) == "/dev/null"

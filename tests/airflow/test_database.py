@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import psutil
+import pytest
 from harness.airflow_command import HEALTH
 from harness.load import Load
 from harness.postgres import Postgres
@@ -38,6 +39,7 @@ child_exit = use  # after the last fork, where nobody gives back anything until 
 """
 
 
+@pytest.mark.timeout(450)
 def test_no_connection_of_the_master_reaches_a_worker(
     start_command: Start, postgres: Postgres, postgres_env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -48,7 +50,7 @@ def test_no_connection_of_the_master_reaches_a_worker(
     """
     (tmp_path / "hooks.py").write_text(HOOKS)
     server = start_command(env={**postgres_env, "GUNICORN_CMD_ARGS": f"--config={tmp_path / 'hooks.py'}"})
-    server.wait_ready(2)
+    server.wait_ready(2, within_s=120)
     sync, on_loop = (
         Load(server.port, path=HEALTH, clients=4, pause_s=0.05),
         Load(server.port, path="/probe/database", clients=4, pause_s=0.05),
@@ -60,7 +62,7 @@ def test_no_connection_of_the_master_reaches_a_worker(
             lambda: _database_ports(server.pid, postgres), what="the master has used its pools"
         )
         server.send(signal.SIGHUP)
-        server.wait_event("rollout.completed", within_s=90)
+        server.wait_event("rollout.completed", within_s=150)
         server.send(signal.SIGTTIN)
         second = _wait_connected(server, postgres)
         _assert_apart(server, postgres)

@@ -37,7 +37,7 @@ class Changing(AirflowPlugin):
     fastapi_apps = [{"app": app, "url_prefix": "/changing", "name": "Changing"}]
 '''
 
-WITHIN_S = 150.0
+WITHIN_S = 240.0
 """A reload imports Airflow twice, which takes ten seconds, or a minute on a machine that does much else."""
 
 BROKEN_ALL_ALONG = """
