@@ -87,6 +87,17 @@ def answer_with(fd: int, held: Callable[[], Sequence[HeldRequest]]) -> None:
 _ROOM_BYTES = STACKS_AT - HELD_AT - 1
 
 
+def answer_to_the_end(fd: int) -> None:
+    """
+    Answer with stacks alone from now on, also while the interpreter is taken down.
+
+    A handler in Python crashes a process that is asked in the last moments of its interpreter.
+    """
+    faulthandler.unregister(SIGNAL)
+    signal.signal(SIGNAL, signal.SIG_IGN)  # what the fault handler leaves when it is taken down itself
+    faulthandler.register(SIGNAL, file=fd, all_threads=True, chain=False)
+
+
 def clear(fd: int) -> None:
     """Forget what was told before. Runs in the master, before it asks."""
     os.ftruncate(fd, HELD_AT)

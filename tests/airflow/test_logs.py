@@ -87,7 +87,10 @@ def _live(server: Server) -> None:
 
 
 def _after_start(server: Server) -> list[str]:
-    """The log from the moment that we serve: before it, Airflow's imports print what they like."""
+    """The log while we serve: while it is imported, at the start and a reload, Airflow prints what it likes."""
     lines = server.log().splitlines()
-    first = next(number for number, line in enumerate(lines) if "Starting gunicorn" in line)
-    return lines[first:]
+    first, begin, end = (
+        next(number for number, line in enumerate(lines) if text in line)
+        for text in ("Starting gunicorn", "reload.started", "reload.resumed")
+    )
+    return [*lines[first : begin + 1], *lines[end:]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -213,3 +214,26 @@ def _assert_clean(server: Server) -> None:
     """No child is a zombie, and each is a worker that is ready, once the killed ones are gone."""
     eventually(lambda: server.zombies() == [], what="no zombie")
     eventually(lambda: server.process_count() == len(server.ready()), what="only workers that are ready")
+
+
+@pytest.mark.parametrize("sig", ["SIGTERM", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2"])
+def test_no_signal_disturbs_a_worker_in_its_last_moments(serve: Start, sig: str) -> None:
+    """A worker that leaves, and is sent signals until it is gone, has left with exit code 0 each time."""
+    server = serve(workers=1)
+    for count in range(1, 9):
+        (leaving,) = server.wait_ready(1)
+        os.kill(leaving.pid, signal.SIGTERM)
+        eventually(
+            lambda: "Finished server process" in _lines_of(server, leaving.pid),  # noqa: B023
+            what="it has served",
+        )
+        with contextlib.suppress(ProcessLookupError):
+            while True:
+                os.kill(leaving.pid, signal.Signals[sig])
+        server.wait_event("worker.exited", count)
+        eventually(lambda: server.ready() not in ([], [leaving]), what="its successor is ready")  # noqa: B023
+    assert {event.values["cause"] for event in server.events("worker.exited")} == {"exit code 0"}
+
+
+def _lines_of(server: Server, pid: int) -> str:
+    return "\n".join(line for line in server.log().splitlines() if f'"pid": {pid}' in line)
