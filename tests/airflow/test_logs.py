@@ -87,7 +87,7 @@ def _live(server: Server) -> None:
 
 
 def _after_start(server: Server) -> list[str]:
-    """The log while we serve: while it is imported, at the start and a reload, Airflow prints what it likes."""
+    """The log while we serve: at the start and a reload, while it is imported, Airflow prints at will."""
     lines = server.log().splitlines()
     first, begin, end = (
         next(number for number, line in enumerate(lines) if text in line)
