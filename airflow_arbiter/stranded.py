@@ -30,6 +30,9 @@ RETRY_FIRST_S = 1.0
 RETRY_LAST_S = 60.0
 """Pauses between two tries; they double."""
 
+PATIENCE_S = 10.0
+"""What foreign code gets to come to an end once everything is to end."""
+
 QUICK_S = 2.0
 """What workers get that are to end at once."""
 
@@ -68,22 +71,29 @@ def _hearing() -> Iterator[None]:
     """
     Let signals through while foreign code runs: it may hang, or start programs that inherit what is blocked.
 
-    One to end ends that code; all of them are pending again afterwards.
+    All of them are pending again afterwards. After one to end, that code gets a little time to come to an end
+    by itself, because an arbiter stops better than we do.
     """
     noted: list[int] = []
 
     def note(sig: int, _frame: FrameType | None) -> None:
         noted.append(sig)
         if sig in _ENDS:
-            raise SystemExit(0)
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE_S)
+
+    def give_up(_sig: int, _frame: FrameType | None) -> None:
+        raise SystemExit(0)
 
     for sig in Arbiter.SIGNALS:
         if sig != signal.SIGCHLD:
             signal.signal(sig, note)
+    old_alarm = signal.signal(signal.SIGALRM, give_up)
     old_mask = signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old_alarm)
         signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
         for sig in noted:
             os.kill(os.getpid(), sig)
