@@ -1,9 +1,9 @@
 """
 When a master takes in new code: who asks for it, and what must go well before.
 
-Owns the order: asked, preflight, new image. Who asks meanwhile gets another reload after this one, because
-what it has seen may be old. A preflight that fails leaves everything as it was; where time may heal it (not
-ready yet, no memory, no process), it is tried again. Never waits.
+Owns the order: asked, preflight, new image. Asked again meanwhile, the preflight begins anew, once; who asks
+still more often gets another reload after this one. A preflight that fails leaves everything as it was; where
+time may heal it (not ready yet, no memory, no process), it is tried again. Never waits.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Reloader:
         self._container = container
         self._wanted = ""
         self._again = ""  # why it will be tried again
+        self._is_restarted = False
         self._preflight: Errand | None = None
         self._message = Handover()
         self._passed = ""
@@ -110,8 +111,12 @@ class Reloader:
             self._wanted, self._again = self._wanted or self._again, ""
         if self._passed:
             self._succeed()  # also where there is a new wish: what is there at the exec is what comes in
-        elif self._wanted and self._preflight is None:
+        elif self._wanted and not (self._is_restarted and self._preflight is not None):
+            # What a preflight has seen is old once somebody asks again, and perhaps mended. It begins anew,
+            # but once: who asks more often than a preflight takes would otherwise never get anything.
+            self._is_restarted = self._preflight is not None
             reason, self._wanted = self._wanted, ""
+            self.cancel()
             self._begin(reason)
 
     def cancel(self) -> None:
