@@ -27,7 +27,7 @@ from harness.waiting import eventually
 VERSION = "/api/v2/version"
 """What is answered without a database."""
 
-BOOT_TIMEOUT_S = 6
+BOOT_TIMEOUT_S = 10
 WORKERS = 3
 
 Outage = Callable[[Postgres], AbstractContextManager[None]]
@@ -43,7 +43,7 @@ def server(start_shared: Start, postgres_env: dict[str, str]) -> Server:
     """The API server, whose pool every test leaves whole."""
     settings = {
         "AIRFLOW__API__WORKER_BOOT_TIMEOUT": str(BOOT_TIMEOUT_S),
-        "AIRFLOW__API__HEALTH_CHECK_TIMEOUT": "2",
+        "AIRFLOW__API__HEALTH_CHECK_TIMEOUT": "3",
         # A poll that gets a connection that was kept waits for as long as the database hangs.
         "AIRFLOW__DATABASE__SQL_ALCHEMY_POOL_SIZE": "1",
         # More than a test asks of a worker before it wants it due.
@@ -65,7 +65,7 @@ def test_a_rollout_waits_for_the_database(
     killed = _Since(server, "worker.killed")
     with (
         Load(server.port, path=VERSION, clients=4, pause_s=0.1) as load,
-        Load(server.port, path=HEALTH, clients=12, pause_s=0.5) as polls,
+        Load(server.port, path=HEALTH, clients=12, pause_s=2) as polls,
     ):
         eventually(lambda: _told(polls) == {"healthy"}, what="the database is told healthy")
         with outage(postgres):
@@ -121,7 +121,7 @@ def test_the_first_workers_wait_for_the_database(
     with outage(postgres):
         server = start(
             f"--worker-boot-timeout={BOOT_TIMEOUT_S}",
-            "--health-check-timeout=2",
+            "--health-check-timeout=3",
             command=[sys.executable, "-m", "airflow_arbiter"],
             env={**airflow_env, **postgres_env},
             workers=2,
