@@ -290,6 +290,11 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
         if self.app_uri is None:
             _airflow().release_connections()
 
+    async def enter_loop(self) -> None:
+        """Make, at the beginning of an event loop, the connections that a first request would wait for."""
+        if self.app_uri is None:
+            await _airflow().connect()
+
     async def leave_loop(self) -> None:
         """Give back, at the end of a worker's event loop, what belongs to it."""
         if self.app_uri is None:

@@ -18,7 +18,7 @@ from typing import Any
 from gunicorn import sock
 from gunicorn.errors import HaltServer
 
-from airflow_arbiter import checks, events, logfiles, memory, rereading, settings, succession
+from airflow_arbiter import checks, events, logfiles, memory, preload, rereading, settings, succession
 from airflow_arbiter.children import WorkerKeeper
 from airflow_arbiter.memory import Container
 from airflow_arbiter.observation import view_of
@@ -95,16 +95,18 @@ class AirflowArbiter(WorkerKeeper):
 
     def load(self) -> None:
         """
-        Load the app, where it is preloaded.
+        Load the app, where it is preloaded, and warm it up.
 
+        :raises ForkSafetyError: where it is not safe to fork, and that is not allowed.
         :raises Exception: whatever the app raises; in a later image also UnfitError, for new troubles.
         """
         if self.cfg.preload_app:
-            self.app.wsgi()
+            preload.load(self.app)
             troubles = self.app.troubles()
             if self.pid is not None:
                 refuse_new(troubles, known=self.known_troubles)  # it may have come since
             self.known_troubles = tuple(troubles)
+            preload.settle()
 
     def start(self) -> None:
         """

@@ -17,6 +17,20 @@ class SettingsError(ArbiterError, ValueError):
     """
 
 
+class StartupError(ArbiterError):
+    """
+    The app was loaded, and its lifespan's startup failed.
+    """
+
+
+class ForkSafetyError(ArbiterError):
+    """
+    The app, while it was loaded, has made what no child process can have.
+
+    The message names each thing, and what made it.
+    """
+
+
 class IntegrationError(ArbiterError):
     """
     This machine, gunicorn or Airflow is not one that we can work with.

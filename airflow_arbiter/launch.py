@@ -20,7 +20,7 @@ from gunicorn.errors import AppImportError
 
 from airflow_arbiter import capture, events, succession
 from airflow_arbiter.arbiter import EXIT_SIGNALS, AirflowArbiter
-from airflow_arbiter.errors import SettingsError
+from airflow_arbiter.errors import ForkSafetyError, SettingsError
 from airflow_arbiter.handover import Handover
 
 LATER_SIGNALS = frozenset(Arbiter.SIGNALS) - EXIT_SIGNALS - {signal.SIGCHLD}
@@ -44,7 +44,7 @@ def start(app: Any) -> None:
         arbiter.load()
     except SettingsError:
         raise
-    except AppImportError as error:
+    except (AppImportError, ForkSafetyError) as error:
         events.publish("app.load_failed", level="error", error=str(error))
         sys.exit(Arbiter.WORKER_BOOT_ERROR)
     except (Exception, SystemExit):

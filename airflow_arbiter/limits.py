@@ -156,6 +156,18 @@ def _read_path(value: Any) -> str | None:
     return value
 
 
+def _read_paths(value: Any) -> list[str]:
+    """Read URL paths; empty ones are left out, so that a default can be taken back."""
+    paths = value if isinstance(value, (list, tuple)) else [value]
+    return [path for path in map(_read_path, paths) if path is not None]
+
+
+def _read_fork_safety(value: Any) -> str:
+    if value not in ("warn", "strict", "off"):
+        raise ValueError("not a mode")
+    return str(value)
+
+
 def _read_log_format(value: Any) -> str | None:
     if value not in (None, "console", "json"):
         raise ValueError("not a format")
@@ -236,6 +248,8 @@ FRACTION = number(0, 1)
 WORKERS = whole(1, MOST_WORKERS)
 SIZE = Limit(_read_size, f"a number of bytes from 0 to {LARGEST_SIZE}, or such as 512M or 1.5G")
 PATH = Limit(_read_path, "a path that starts with '/', or nothing")
+PATHS = Limit(_read_paths, "paths that start with '/'")
+FORK_SAFETY = Limit(_read_fork_safety, "warn, strict or off")
 LOG_FORMAT = Limit(_read_log_format, "console or json")
 NEW_FILE = Limit(_read_new_file, "a file in a directory that exists and can be written to")
 _FILE = Limit(_read_file, "a file that can be read")

@@ -15,20 +15,15 @@ import sys
 import traceback
 from typing import Any
 
-from uvicorn.config import Config
-
-from airflow_arbiter import capture, events, logfiles
+from airflow_arbiter import capture, events, logfiles, preload
 from airflow_arbiter.errors import ArbiterError
 from airflow_arbiter.handover import Handover
-from airflow_arbiter.health import ProbeResult, describe, probe
+from airflow_arbiter.health import Message, ProbeResult, describe, probe
 from airflow_arbiter.proctitle import set_title
 from airflow_arbiter.troubles import UnfitError, refuse_new
 
 PROBE_PAUSE_S = 0.5
 """Pause between two probes of an app that is not healthy yet."""
-
-SHUTDOWN_S = 5.0
-"""What the app gets to shut down; how it leaves says nothing of how it serves."""
 
 
 def run(handover: Handover, fd: int) -> None:
@@ -68,27 +63,20 @@ def _rehearse(app: Any, known_troubles: set[str]) -> None:
     """
     for name, value in app.cfg.env.items():
         os.environ[name] = value
-    asgi_app = app.wsgi()
+    preload.load(app)
     refuse_new(app.troubles(), known=known_troubles)
     # Not asyncio.run(), which waits for tasks and threads that the app leaves behind.
-    asyncio.new_event_loop().run_until_complete(_start(app, asgi_app))
+    asyncio.new_event_loop().run_until_complete(_start(app, app.callable))
 
 
 async def _start(app: Any, asgi_app: Any) -> None:
-    config = Config(asgi_app, log_config=None, lifespan="auto")
-    config.load()
-    lifespan = config.lifespan_class(config)
-    await lifespan.startup()
-    if lifespan.should_exit:
-        raise UnfitError("the app's startup failed")
     path = app.health_check_path
-    if path is not None:
-        await _prove(config.loaded_app, path, state=lifespan.state, timeout_s=app.cfg.health_check_timeout)
-    with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(lifespan.shutdown(), SHUTDOWN_S)
+    async with preload.living(asgi_app) as (living_app, state):
+        if path is not None:
+            await _prove(living_app, path, state=state, timeout_s=app.cfg.health_check_timeout)
 
 
-async def _prove(asgi_app: Any, path: str, *, state: dict[str, Any], timeout_s: float) -> None:
+async def _prove(asgi_app: Any, path: str, *, state: Message, timeout_s: float) -> None:
     """
     Probe until it passes; who has the patience for it is the master.
 

@@ -70,6 +70,12 @@ _OPTIONS = {
         "``terminationGracePeriodSeconds`` or systemd's ``TimeoutStopSec``; 0 where it is not known. A\n"
         "``worker_timeout`` that does not fit is lowered for the drain of a worker, with a warning.",
     ),
+    "fork_safety": _option(
+        "string",
+        "warn",
+        "What follows where plugins have started threads, opened connections or run event loops before\n"
+        "workers are forked: ``warn`` names them, ``strict`` refuses to start, ``off`` does not look.",
+    ),
     "reload_on_plugin_change": _option(
         "boolean",
         "False",

@@ -134,6 +134,36 @@ class HealthCheckPath(_InOurSection, Setting):
         """
 
 
+class WarmupPath(_InOurSection, Setting):
+    name = "warmup_path"
+    cli = ["--warmup-path"]
+    action = "append"
+    meta = "PATH"
+    validator = limits.PATHS
+    default: list[str] = []
+    desc = """\
+        Path that the master asks of the app, in memory, before it makes workers; may be given more than once.
+
+        With ``preload_app`` only. What the app does at its first requests is done once, in memory that all
+        workers share. The app's lifespan is run for it. A path that fails is told of, and changes nothing.
+        The Airflow API server has some of its own; an empty one takes them back.
+        """
+
+
+class ForkSafety(_InOurSection, Setting):
+    name = "fork_safety"
+    cli = ["--fork-safety"]
+    meta = "MODE"
+    validator = limits.FORK_SAFETY
+    default = "warn"
+    desc = """\
+        What follows where the app has threads, connections or event loops before the first fork.
+
+        With ``preload_app`` only: a worker would have a broken copy of each. ``warn`` names them, ``strict``
+        refuses to start, ``off`` does not look.
+        """
+
+
 class ReloadOnPluginChange(_InOurSection, Setting):
     name = "reload_on_plugin_change"
     cli = ["--reload-on-plugin-change"]
@@ -262,6 +292,8 @@ OURS: tuple[type[Setting], ...] = (
     HealthCheckPath,
     HealthCheckTimeout,
     TerminationGracePeriod,
+    WarmupPath,
+    ForkSafety,
     ReloadOnPluginChange,
     ReloadPath,
     ReloadCheckInterval,

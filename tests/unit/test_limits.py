@@ -45,7 +45,9 @@ ACCEPTED: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("ours: fraction and count", SMALL, ("worker_refresh_jitter", "worker_refresh_batch_size")),
     ("ours: size", SMALL, ("worker_max_memory",)),
     ("ours: URL path", ("None", "''"), ("health_check_path",)),
+    ("ours: URL paths", ("None", "[]", "[None]", "''"), ("warmup_path",)),
     ("ours: choice", ("None",), ("log_format",)),
+    ("ours: a mode", (), ("fork_safety",)),
     (
         "seconds, counts, modes",
         SMALL,

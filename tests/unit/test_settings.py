@@ -23,6 +23,8 @@ NAMES = [
     "health_check_path",
     "health_check_timeout",
     "termination_grace_period",
+    "warmup_path",
+    "fork_safety",
     "reload_on_plugin_change",
     "reload_path",
     "reload_check_interval",
@@ -44,6 +46,8 @@ ALLOWED = {
     "worker_max_memory": "a number of bytes from 0 to 1125899906842624, or such as 512M or 1.5G",
     "worker_memory_interval": "a number above 0, up to 31536000",
     "worker_min_lifetime": "a number from 0 to 31536000",
+    "warmup_path": "paths that start with '/'",
+    "fork_safety": "warn, strict or off",
     "reload_on_plugin_change": "True or False",
     "reload_path": "a list of text",
     "reload_check_interval": "a number above 0, up to 31536000",
@@ -91,6 +95,8 @@ def test_defaults(cfg: Any) -> None:
         "health_check_path": None,
         "health_check_timeout": 5.0,
         "termination_grace_period": 0.0,
+        "warmup_path": [],
+        "fork_safety": "warn",
         "worker_max_memory": 0,
         "worker_memory_interval": 10.0,
         "worker_min_lifetime": 60.0,
@@ -135,6 +141,10 @@ def test_defaults(cfg: Any) -> None:
         ("worker_max_memory", "64 KiB", 64 * 2**10),
         ("worker_max_memory", "1000", 1000),
         ("worker_max_memory", 4096, 4096),
+        ("warmup_path", ["/", "", "/version?full=1"], ["/", "/version?full=1"]),
+        ("warmup_path", "/version", ["/version"]),
+        ("warmup_path", [""], []),
+        ("fork_safety", "strict", "strict"),
         ("log_format", "console", "console"),
         ("log_format", "json", "json"),
         ("log_format", None, None),
@@ -146,7 +156,9 @@ def test_good_value(cfg: Any, name: str, value: object, expected: object) -> Non
     assert (cfg.settings[name].get(), type(cfg.settings[name].get())) == (expected, type(expected))
 
 
-NO_NUMBERS_AT_ALL = ("health_check_path", "log_format", "reload_path", "reload_on_plugin_change")
+NO_NUMBERS_AT_ALL = (
+    "health_check_path", "log_format", "reload_path", "reload_on_plugin_change", "warmup_path", "fork_safety",
+)  # fmt: skip
 NUMBERS = [name for name in NAMES if name not in NO_NUMBERS_AT_ALL]
 NO_NUMBERS: list[object] = [
     None, True, False, "", "many", "1 s", [], {}, (1,), object, -1, "-1", -0.5, math.inf, -math.inf, math.nan,
@@ -175,6 +187,11 @@ NO_NUMBERS: list[object] = [
         ("health_check_path", b"/health"),
         ("health_check_path", 3),
         ("health_check_path", True),
+        ("warmup_path", "version"),
+        ("warmup_path", ["/", 3]),
+        ("fork_safety", "lax"),
+        ("fork_safety", None),
+        ("fork_safety", True),
         ("log_format", "xml"),
         ("log_format", "JSON"),
         ("log_format", ""),

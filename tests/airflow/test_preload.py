@@ -1,0 +1,67 @@
+"""The warm-up of the real Airflow: what it asks, and that it leaves nothing that must not cross a fork."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from harness.airflow_command import HEALTH
+from harness.starting import Start
+
+PLUGIN = """
+import threading
+from airflow import settings
+from airflow.plugins_manager import AirflowPlugin
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
+
+provider = TracerProvider()
+provider.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter()))
+threading.Thread(target=threading.Event().wait, name="plugin-poller", daemon=True).start()
+kept = settings.engine.connect()
+
+class Leaving(AirflowPlugin):
+    name = "leaving"
+"""
+
+
+def test_the_warm_up_leaves_nothing_in_the_master(serve_airflow: Start, airflow_home: Path) -> None:
+    """All paths are asked; no thread and no connection is left that the strictest audit finds."""
+    server = serve_airflow("--fork-safety=strict", workers=2)
+    (warmed,) = server.events("preload.warmed")
+    assert warmed.values["paths"] == f"{HEALTH} /api/v2/version /ui/config /openapi.json"
+    assert server.events("preload.warmup_failed") == []
+    master = psutil.Process(server.pid)
+    assert master.num_threads() == 1
+    assert [
+        file.path for file in master.open_files() if file.path.startswith(f"{airflow_home}/airflow.db")
+    ] == []
+    assert len(master.net_connections()) == 1  # where it listens
+
+
+def test_the_exporter_of_airflows_metrics_is_named(serve_airflow: Start) -> None:
+    """Airflow starts OpenTelemetry's reader while it is imported; the warning says so, and workers serve."""
+    pytest.importorskip("opentelemetry.sdk", reason="only with Airflow's extra `otel`")
+    env = {"AIRFLOW__METRICS__OTEL_ON": "True", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+    server = serve_airflow(env=env, workers=1)
+    (found,) = server.events("fork_safety.found")
+    assert found.values["kind"] == "exporter's thread"
+    assert found.values["made_by"].startswith("opentelemetry.sdk.metrics.")
+
+
+def test_a_plugin_that_is_not_safe_to_fork_is_named(
+    start: Start, airflow_env: dict[str, str], tmp_path: Path
+) -> None:
+    """Each thread, exporter and database connection is told with the plugin that made it."""
+    pytest.importorskip("opentelemetry.sdk", reason="only with Airflow's extra `otel`")
+    plugin = tmp_path / "leaving_plugin.py"
+    plugin.write_text(PLUGIN)
+    env = {**airflow_env, "AIRFLOW__CORE__PLUGINS_FOLDER": str(tmp_path)}
+    server = start("--fork-safety=strict", command=[sys.executable, "-m", "airflow_arbiter"], env=env)
+    assert server.wait_exit(90) == 3
+    (error,) = [line for line in server.log().splitlines() if "app.load_failed" in line]
+    for kind in ("thread 'plugin-poller'", "exporter's thread 'Otel", "database connection of sqlite3"):
+        assert kind in error
+    assert error.count(f"{plugin}:") >= 3

@@ -1,0 +1,40 @@
+"""
+An ASGI app that makes, while it is imported, what a fork cannot copy.
+
+``LEAVES`` names it: ``thread``, ``native``, ``socket``, ``loop``, several with commas between, or nothing.
+"""
+
+from __future__ import annotations
+
+import _thread
+import asyncio
+import os
+import socket
+import threading
+import time
+from typing import Any
+
+LEAVES = os.environ.get("LEAVES", "").split(",")
+
+if "thread" in LEAVES:
+    threading.Thread(target=threading.Event().wait, name="a-poller", daemon=True).start()
+if "native" in LEAVES:
+    _thread.start_new_thread(time.sleep, (3600,))
+if "socket" in LEAVES:
+    kept = socket.socket(type=socket.SOCK_DGRAM)
+    kept.connect(("127.0.0.1", 9))
+if "loop" in LEAVES:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="a-loop", daemon=True).start()
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "lifespan":
+        while True:
+            kind = (await receive())["type"]
+            await send({"type": f"{kind}.complete"})
+            if kind == "lifespan.shutdown":
+                return
+    pid = await asyncio.to_thread(os.getpid)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": str(pid).encode()})

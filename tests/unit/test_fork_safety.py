@@ -1,0 +1,149 @@
+"""The audit: what is there, and who made it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import sqlite3
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from airflow_arbiter import fork_safety
+from airflow_arbiter.errors import ForkSafetyError
+from airflow_arbiter.fork_safety import Audit, Finding
+
+HERE = f"{__name__} ({__file__}:"
+
+
+@pytest.fixture
+def audit() -> Audit:
+    gc.collect()  # sockets that earlier tests have left in cycles would be closed while we look
+    return Audit()
+
+
+@pytest.fixture
+def ended() -> Iterator[threading.Event]:
+    """Ends the threads of a test."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def found(audit: Audit, kind: str) -> list[Finding]:
+    return [finding for finding in audit.findings() if finding.kind == kind]
+
+
+def test_a_thread_is_named_with_its_maker(audit: Audit, ended: threading.Event) -> None:
+    """One that was started while somebody listened is traced to the line that started it."""
+    with audit.listening():
+        threading.Thread(target=ended.wait, name="a-poller").start()
+    (thread,) = (finding for finding in found(audit, "thread") if finding.what == "'a-poller'")
+    assert thread.made_by.startswith(HERE)
+
+
+def test_a_thread_from_before_has_no_maker(audit: Audit, ended: threading.Event) -> None:
+    """One that nobody saw start is told all the same."""
+    threading.Thread(target=ended.wait, name="an-old-one").start()
+    (thread,) = (finding for finding in found(audit, "thread") if finding.what == "'an-old-one'")
+    assert thread.made_by == fork_safety.UNKNOWN
+
+
+def test_a_thread_from_before_is_named_with_what_it_runs(audit: Audit, ended: threading.Event) -> None:
+    """The module of its code is the next best thing to its maker."""
+
+    def poll() -> None:
+        ended.wait()
+
+    threading.Thread(target=poll, name="an-older-one").start()
+    (thread,) = (finding for finding in found(audit, "thread") if finding.what == "'an-older-one'")
+    assert thread.made_by == f"{__name__} ({fork_safety.BEFORE})"
+
+
+def test_what_is_gone_is_no_finding(audit: Audit) -> None:
+    """A thread that has ended and a socket that is closed cannot hurt."""
+    with audit.listening():
+        thread = threading.Thread(target=int, name="a-short-one")
+        thread.start()
+        thread.join()
+        socket.socket().close()
+    assert [finding for finding in audit.findings() if HERE in finding.made_by] == []
+
+
+def test_a_socket_is_named_with_its_peer(audit: Audit) -> None:
+    """A connection is told by where it goes."""
+    with socket.create_server(("127.0.0.1", 0)) as server, audit.listening():
+        address = server.getsockname()
+        with socket.create_connection(address):
+            sockets = found(audit, "socket")
+    (connection,) = (finding for finding in sockets if finding.made_by != fork_safety.UNKNOWN)
+    assert connection.what == f"INET connected to 127.0.0.1:{address[1]}"
+    assert connection.made_by.startswith(HERE)
+
+
+def test_an_inherited_socket_is_no_finding() -> None:
+    """Our own sockets, which were there before, are meant to cross the fork."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        audit = Audit()
+        assert found(audit, "socket") == []
+
+
+def test_a_running_loop_is_traced_to_its_thread(audit: Audit) -> None:
+    """An event loop that runs in a thread belongs to who started the thread; one that is idle is none."""
+    loop = asyncio.new_event_loop()
+    assert found(audit, "event loop") == []
+    with audit.listening():
+        thread = threading.Thread(target=loop.run_forever, name="a-loop")
+        thread.start()
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(10)
+    (running,) = found(audit, "event loop")
+    assert running.made_by.startswith(HERE)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+def test_a_database_connection_is_found_until_it_is_closed(audit: Audit) -> None:
+    """SQLAlchemy's pools are heard, whoever made them; closed connections are forgotten."""
+    sqlalchemy = pytest.importorskip("sqlalchemy", reason="only Airflow brings SQLAlchemy")
+    with audit.listening():
+        engine = sqlalchemy.create_engine("sqlite://")
+        with engine.connect():
+            pass
+        found_now = found(audit, "database connection")
+        assert [finding.what for finding in found_now] == [f"of {sqlite3.Connection.__module__}"]
+        engine.dispose()
+    assert found(audit, "database connection") == []
+
+
+def test_everything_is_put_back(audit: Audit) -> None:
+    """Outside of the listening, threads and sockets are Python's own again, after an error too."""
+    before = threading.Thread.start, socket.socket.__init__
+    with pytest.raises(RuntimeError), audit.listening():
+        raise RuntimeError
+    assert (threading.Thread.start, socket.socket.__init__) == before
+
+
+def test_strict_names_all() -> None:
+    """One error has every finding; none, no error."""
+    fork_safety.check(())
+    findings = (
+        Finding(kind="thread", what="'a'", made_by="m (m.py:1)"),
+        Finding(kind="socket", what="b", made_by="n"),
+    )
+    with pytest.raises(
+        ForkSafetyError, match=r"thread 'a', made by m \(m.py:1\); socket b, made by n. Make these"
+    ):
+        fork_safety.check(findings)
+
+
+@pytest.mark.parametrize(
+    ("maker", "kind"),
+    [("opentelemetry.sdk.trace (x.py:1)", "exporter's thread"), ("my.plugin (x.py:1)", "thread")],
+)
+def test_exporters_are_called_so(maker: str, kind: str) -> None:
+    """What sends measurements in the background is told apart."""
+    assert fork_safety._kind("thread", maker) == kind
