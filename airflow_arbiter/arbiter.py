@@ -18,7 +18,17 @@ from typing import Any
 from gunicorn import sock
 from gunicorn.errors import HaltServer
 
-from airflow_arbiter import checks, events, logfiles, memory, preload, rereading, settings, succession
+from airflow_arbiter import (
+    checks,
+    events,
+    logfiles,
+    memory,
+    merging,
+    preload,
+    rereading,
+    settings,
+    succession,
+)
 from airflow_arbiter.children import WorkerKeeper
 from airflow_arbiter.memory import Container
 from airflow_arbiter.observation import view_of
@@ -90,8 +100,8 @@ class AirflowArbiter(WorkerKeeper):
         for name, value in corrections.values.items():
             self.cfg.set(name, value)
         self._policy = settings.policy(self.cfg)
-        told, self._told = self._told, corrections.events
-        self._publish(event for event in corrections.events if event not in told)
+        told, self._told = self._told, (*corrections.events, *merging.ask(wanted=self.cfg.memory_merge))
+        self._publish(event for event in self._told if event not in told)
 
     def load(self) -> None:
         """

@@ -76,6 +76,12 @@ _OPTIONS = {
         "What follows where plugins have started threads, opened connections or run event loops before\n"
         "workers are forked: ``warn`` names them, ``strict`` refuses to start, ``off`` does not look.",
     ),
+    "memory_merge": _option(
+        "boolean",
+        "False",
+        "Let the kernel merge equal pages of the master and its workers (KSM), where its daemon runs.\n"
+        "Needs Linux 6.4.",
+    ),
     "reload_on_plugin_change": _option(
         "boolean",
         "False",

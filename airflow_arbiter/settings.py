@@ -164,6 +164,21 @@ class ForkSafety(_InOurSection, Setting):
         """
 
 
+class MemoryMerge(_InOurSection, Setting):
+    name = "memory_merge"
+    cli = ["--memory-merge"]
+    action = "store_true"
+    validator = validate_bool
+    default = False
+    desc = """\
+        Let the kernel merge equal pages of the master and its workers (KSM), where its daemon runs.
+
+        Needs Linux 6.4, and 1 in ``/sys/kernel/mm/ksm/run``, which only an administrator can write.
+        A process whose pages are merged can be found out about by timing its writes, by the others that are
+        merged on this machine.
+        """
+
+
 class ReloadOnPluginChange(_InOurSection, Setting):
     name = "reload_on_plugin_change"
     cli = ["--reload-on-plugin-change"]
@@ -294,6 +309,7 @@ OURS: tuple[type[Setting], ...] = (
     TerminationGracePeriod,
     WarmupPath,
     ForkSafety,
+    MemoryMerge,
     ReloadOnPluginChange,
     ReloadPath,
     ReloadCheckInterval,

@@ -63,7 +63,7 @@ ACCEPTED: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
         SWITCH,
         (
             "spew", "check_config", "print_config", "preload_app", "daemon", "initgroups", "capture_output",
-            "syslog", "enable_stdio_inheritance", "reload_on_plugin_change",
+            "syslog", "enable_stdio_inheritance", "reload_on_plugin_change", "memory_merge",
         ),
     ),
     ("switches that stay off", ("None", "False"), ("reload", "reuse_port")),

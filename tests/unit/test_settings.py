@@ -25,6 +25,7 @@ NAMES = [
     "termination_grace_period",
     "warmup_path",
     "fork_safety",
+    "memory_merge",
     "reload_on_plugin_change",
     "reload_path",
     "reload_check_interval",
@@ -48,6 +49,7 @@ ALLOWED = {
     "worker_min_lifetime": "a number from 0 to 31536000",
     "warmup_path": "paths that start with '/'",
     "fork_safety": "warn, strict or off",
+    "memory_merge": "True or False",
     "reload_on_plugin_change": "True or False",
     "reload_path": "a list of text",
     "reload_check_interval": "a number above 0, up to 31536000",
@@ -97,6 +99,7 @@ def test_defaults(cfg: Any) -> None:
         "termination_grace_period": 0.0,
         "warmup_path": [],
         "fork_safety": "warn",
+        "memory_merge": False,
         "worker_max_memory": 0,
         "worker_memory_interval": 10.0,
         "worker_min_lifetime": 60.0,
@@ -158,6 +161,7 @@ def test_good_value(cfg: Any, name: str, value: object, expected: object) -> Non
 
 NO_NUMBERS_AT_ALL = (
     "health_check_path", "log_format", "reload_path", "reload_on_plugin_change", "warmup_path", "fork_safety",
+    "memory_merge",
 )  # fmt: skip
 NUMBERS = [name for name in NAMES if name not in NO_NUMBERS_AT_ALL]
 NO_NUMBERS: list[object] = [
