@@ -3,7 +3,8 @@ The audit before the first fork: what the app has left that no child process can
 
 Owns what is looked for, and the finding out of who made it. A fork copies memory and descriptors, but only
 the one thread that forks: a lock that another thread holds stays locked for ever in the child, an exporter's
-thread is missing there, and two processes read from one connection. Changes nothing, and decides nothing.
+thread is missing there, and two processes read from one connection. Datagrams are none of it: each goes out
+whole, whoever sends it, as StatsD's and syslog's do. Changes nothing, and decides nothing.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Audit:
         self._threads: WeakKeyDictionary[threading.Thread, str] = WeakKeyDictionary()
         self._sockets: dict[int, str] = {}
         self._connections: dict[int, tuple[ReferenceType[Any], str, str]] = {}
-        self._inherited = _socket_inodes()
+        self._ours = {inode for inode, fd in _socket_inodes().items() if _is_meant_for_children(fd)}
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -78,7 +79,8 @@ class Audit:
         def traced_create(sock: socket.socket, *args: Any, **kwargs: Any) -> None:
             create(sock, *args, **kwargs)
             with contextlib.suppress(OSError):
-                self._sockets[os.fstat(sock.fileno()).st_ino] = _maker(_caller())
+                # The first: later objects for the same socket are duplicates.
+                self._sockets.setdefault(os.fstat(sock.fileno()).st_ino, _maker(_caller()))
 
         # Put back in a moment; there is no hook for either that can be taken off again.
         threading.Thread.start = traced_start  # type: ignore[method-assign, assignment]
@@ -120,7 +122,7 @@ class Audit:
 
     def _find_sockets(self) -> Iterator[Finding]:
         for inode, fd in _socket_inodes().items():
-            if inode not in self._inherited:
+            if inode not in self._ours and not _sends_datagrams(fd):
                 maker = self._sockets.get(inode, UNKNOWN)
                 yield Finding(kind=_kind("socket", maker), what=_describe(fd), made_by=maker)
 
@@ -232,9 +234,35 @@ def _socket_inodes() -> dict[int, int]:
     return inodes
 
 
+def _is_meant_for_children(fd: int) -> bool:
+    """
+    Whether a socket was there before the app was: one to listen on, or one that came over an exec.
+
+    What Python makes itself does not go over an exec (PEP 446), unless somebody wants it to.
+    """
+    with contextlib.suppress(OSError), _duplicate(fd) as sock:
+        return os.get_inheritable(fd) or bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    return False
+
+
+def _sends_datagrams(fd: int) -> bool:
+    with contextlib.suppress(OSError), _duplicate(fd) as sock:
+        return sock.type == socket.SOCK_DGRAM
+    return False
+
+
+def _duplicate(fd: int) -> socket.socket:
+    """
+    A socket object for a descriptor, of its own.
+
+    :raises OSError: when there is no such descriptor any more.
+    """
+    return socket.socket(fileno=os.dup(fd))
+
+
 def _describe(fd: int) -> str:
     """Say where a socket goes to."""
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as sock:
+    with contextlib.suppress(OSError), _duplicate(fd) as sock:
         family = (
             sock.family.name.removeprefix("AF_") if isinstance(sock.family, socket.AddressFamily) else "?"
         )

@@ -21,8 +21,8 @@ if "thread" in LEAVES:
 if "native" in LEAVES:
     _thread.start_new_thread(time.sleep, (3600,))
 if "socket" in LEAVES:
-    kept = socket.socket(type=socket.SOCK_DGRAM)
-    kept.connect(("127.0.0.1", 9))
+    listening = socket.create_server(("127.0.0.1", 0))
+    kept = socket.create_connection(listening.getsockname())
 if "loop" in LEAVES:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="a-loop", daemon=True).start()

@@ -83,11 +83,25 @@ def test_a_socket_is_named_with_its_peer(audit: Audit) -> None:
     assert connection.made_by.startswith(HERE)
 
 
-def test_an_inherited_socket_is_no_finding() -> None:
-    """Our own sockets, which were there before, are meant to cross the fork."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        audit = Audit()
+def test_a_socket_that_is_meant_for_children_is_no_finding() -> None:
+    """Where we listen, and what came over an exec, crosses the fork; a connection from before must not."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as old,
+    ):
+        before = {finding.what for finding in found(Audit(), "socket")}
+        address = ":".join(map(str, server.getsockname()))
+        connection = f"INET connected to {address}"
+        assert connection in before
+        old.set_inheritable(True)
+        assert connection not in {finding.what for finding in found(Audit(), "socket")}
+        assert f"INET bound to {address}" not in before
+
+
+def test_a_datagram_socket_is_no_finding(audit: Audit) -> None:
+    """What StatsD and syslog send stays whole, however many processes send it."""
+    with audit.listening(), socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.connect(("127.0.0.1", 9))
         assert found(audit, "socket") == []
 
 
