@@ -103,15 +103,16 @@ class AirflowArbiter(WorkerKeeper):
         told, self._told = self._told, (*corrections.events, *merging.ask(wanted=self.cfg.memory_merge))
         self._publish(event for event in self._told if event not in told)
 
-    def load(self) -> None:
+    def load(self, *, warmup_limit_s: float = preload.LIMIT_S) -> None:
         """
         Load the app, where it is preloaded, and warm it up.
 
+        :param warmup_limit_s: time for the warm-up; with 0 there is none.
         :raises ForkSafetyError: where it is not safe to fork, and that is not allowed.
         :raises Exception: whatever the app raises; in a later image also UnfitError, for new troubles.
         """
         if self.cfg.preload_app:
-            preload.load(self.app)
+            preload.load(self.app, limit_s=warmup_limit_s)
             troubles = self.app.troubles()
             if self.pid is not None:
                 refuse_new(troubles, known=self.known_troubles)  # it may have come since

@@ -17,12 +17,6 @@ class SettingsError(ArbiterError, ValueError):
     """
 
 
-class StartupError(ArbiterError):
-    """
-    The app was loaded, and its lifespan's startup failed.
-    """
-
-
 class ForkSafetyError(ArbiterError):
     """
     The app, while it was loaded, has made what no child process can have.

@@ -30,7 +30,15 @@ MODES = ("warn", "strict", "off")
 BEFORE = "it was there before the app was loaded"
 UNKNOWN = f"unknown: {BEFORE}, or an extension module made it"
 
-_EXPORTERS = ("opentelemetry", "statsd", "datadog", "airflow._shared.observability")
+_EXPORTERS = (
+    "airflow._shared.observability",
+    "datadog",
+    "ddtrace",
+    "opentelemetry",
+    "prometheus_client",
+    "sentry_sdk",
+    "statsd",
+)
 """Packages that send measurements in the background."""
 
 _PACKAGE = __package__ or "airflow_arbiter"
@@ -70,7 +78,8 @@ class Audit:
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Trace what is made from now on."""
-        start, create = threading.Thread.start, socket.socket.__init__
+        thread_class, socket_class = threading.Thread, socket.socket
+        start, create = thread_class.start, socket_class.__init__
 
         def traced_start(thread: threading.Thread) -> None:
             self._threads[thread] = _maker(_caller())
@@ -83,14 +92,17 @@ class Audit:
                 self._sockets.setdefault(os.fstat(sock.fileno()).st_ino, _maker(_caller()))
 
         # Put back in a moment; there is no hook for either that can be taken off again.
-        threading.Thread.start = traced_start  # type: ignore[method-assign, assignment]
-        socket.socket.__init__ = traced_create  # type: ignore[method-assign, assignment]
+        thread_class.start = traced_start  # type: ignore[method-assign, assignment]
+        socket_class.__init__ = traced_create  # type: ignore[method-assign, assignment]
         try:
             with _listening_to_sqlalchemy(self._on_connect, self._on_close):
                 yield
         finally:
-            threading.Thread.start = start  # type: ignore[method-assign]
-            socket.socket.__init__ = create  # type: ignore[method-assign]
+            # What the app has put around ours, as tracers of requests do, stays; ours notes in vain then.
+            if thread_class.start is traced_start:
+                thread_class.start = start  # type: ignore[method-assign]
+            if socket_class.__init__ is traced_create:
+                socket_class.__init__ = create  # type: ignore[method-assign]
 
     def findings(self) -> tuple[Finding, ...]:
         """Tell what is there now, in a stable order."""
@@ -136,7 +148,7 @@ class Audit:
     def _find_loops(self) -> Iterator[Finding]:
         for item in gc.get_objects():
             # Not isinstance(): it asks proxies for their class, which runs foreign code.
-            if issubclass(type(item), asyncio.AbstractEventLoop) and item.is_running():
+            if issubclass(type(item), asyncio.AbstractEventLoop) and _is_running(item):
                 yield Finding(kind="event loop", what="that runs", made_by=self._runner(item))
 
     def _runner(self, loop: asyncio.AbstractEventLoop) -> str:
@@ -162,6 +174,12 @@ def check(findings: tuple[Finding, ...]) -> None:
             f"not safe to fork (fork_safety = strict): {'; '.join(map(str, findings))}. Make these when a "
             "worker starts, in the app's lifespan or the hook post_fork, or turn preload_app off"
         )
+
+
+def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
+    with contextlib.suppress(Exception):  # a class of somebody's, which may not be whole
+        return loop.is_running()
+    return False
 
 
 def _runs(thread: threading.Thread) -> str:

@@ -46,6 +46,7 @@ class Handover:
     :param workers: one mapping for each living worker.
     :param state: what the planner remembers, see :class:`airflow_arbiter.pool.RolloutState`.
     :param retry_s: pause before the next try, should the new image find no app.
+    :param warmup_s: what the warm-up took in the preflight; 0 where it did not end by itself.
     :param wanted: why another reload is to follow, if one is.
     :param title: the master's, for the process list.
     :param graceful_timeout_s: what workers get that are asked to leave.
@@ -78,6 +79,7 @@ class Handover:
     known_troubles: list[str] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)
     retry_s: float = 1.0
+    warmup_s: float = 0.0
     wanted: str = ""
     title: str = ""
     graceful_timeout_s: float = 30.0

@@ -18,7 +18,7 @@ from typing import Any
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import AppImportError
 
-from airflow_arbiter import capture, events, succession
+from airflow_arbiter import capture, events, preload, succession
 from airflow_arbiter.arbiter import EXIT_SIGNALS, AirflowArbiter
 from airflow_arbiter.errors import ForkSafetyError, SettingsError
 from airflow_arbiter.handover import Handover
@@ -37,6 +37,14 @@ def start(app: Any) -> None:
     """
     _open_standard_streams()
     capture.install()
+    try:
+        _start(app)
+    except SystemExit as error:
+        preload.leave(error.code)
+        raise
+
+
+def _start(app: Any) -> None:
     ears = _Ears()
     try:
         arbiter = AirflowArbiter(app)
@@ -69,6 +77,14 @@ def resume(arbiter: AirflowArbiter, handover: Handover) -> None:
     :raises SystemExit: always in the end.
     """
     capture.install()
+    try:
+        _resume(arbiter, handover)
+    except SystemExit as error:
+        preload.leave(error.code)
+        raise
+
+
+def _resume(arbiter: AirflowArbiter, handover: Handover) -> None:
     succession.adopt(arbiter, handover)
     arbiter.reloader.retry_s = handover.retry_s
     arbiter.show_title("loading")
@@ -76,7 +92,7 @@ def resume(arbiter: AirflowArbiter, handover: Handover) -> None:
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what has come meanwhile is heard here
         arbiter.reloader.settle_watch()
-        arbiter.load()
+        arbiter.load(warmup_limit_s=preload.limit_after(handover.warmup_s))
     except BaseException as error:
         # As in a first start, but there is somebody to stay for. First of all, because a second signal would
         # leave this frame with nobody to end the workers:

@@ -15,31 +15,37 @@ import sys
 import traceback
 from typing import Any
 
+from uvicorn.config import Config
+
 from airflow_arbiter import capture, events, logfiles, preload
 from airflow_arbiter.errors import ArbiterError
 from airflow_arbiter.handover import Handover
-from airflow_arbiter.health import Message, ProbeResult, describe, probe
+from airflow_arbiter.health import ProbeResult, describe, probe
 from airflow_arbiter.proctitle import set_title
 from airflow_arbiter.troubles import UnfitError, refuse_new
 
 PROBE_PAUSE_S = 0.5
 """Pause between two probes of an app that is not healthy yet."""
 
+SHUTDOWN_S = 5.0
+"""What the app gets to shut down; how it leaves says nothing of how it serves."""
+
 
 def run(handover: Handover, fd: int) -> None:
     """
-    Try it, and tell how it went: an empty object, or one with ``error`` and ``stack``.
+    Try it, and tell how it went: an object with ``error`` and ``stack``, or with ``warmup_s``, which is what
+    the warm-up took, 0 where it did not end by itself.
 
     :param fd: where to tell.
     """
-    verdict: dict[str, str] = {}
+    verdict: dict[str, str | float]
     try:
         events.bind(pid=os.getpid(), process="preflight")
         app = handover.make_app()
         set_title(f"preflight [{app.cfg.proc_name}]")
         logfiles.set_up(app.cfg)
         capture.install()
-        _rehearse(app, set(handover.known_troubles))
+        verdict = {"warmup_s": _rehearse(app, set(handover.known_troubles))}
     except (ArbiterError, UnfitError) as error:
         verdict = {"error": str(error)}
         if error.__cause__ is not None:
@@ -55,28 +61,37 @@ def run(handover: Handover, fd: int) -> None:
     os._exit(0)  # threads of the app, and what it does at exit, are nobody's business here
 
 
-def _rehearse(app: Any, known_troubles: set[str]) -> None:
+def _rehearse(app: Any, known_troubles: set[str]) -> float:
     """
     Load the app and live the beginning of a worker's life with it.
 
+    :return: what the warm-up took, as :func:`airflow_arbiter.preload.load` has it.
     :raises UnfitError: when it would not serve.
     """
     for name, value in app.cfg.env.items():
         os.environ[name] = value
-    preload.load(app)
+    warmup_s = preload.load(app)
     refuse_new(app.troubles(), known=known_troubles)
     # Not asyncio.run(), which waits for tasks and threads that the app leaves behind.
     asyncio.new_event_loop().run_until_complete(_start(app, app.callable))
+    return warmup_s
 
 
 async def _start(app: Any, asgi_app: Any) -> None:
+    config = Config(asgi_app, log_config=None, lifespan="auto")
+    config.load()
+    lifespan = config.lifespan_class(config)
+    await lifespan.startup()
+    if lifespan.should_exit:
+        raise UnfitError("the app's startup failed")
     path = app.health_check_path
-    async with preload.living(asgi_app) as (living_app, state):
-        if path is not None:
-            await _prove(living_app, path, state=state, timeout_s=app.cfg.health_check_timeout)
+    if path is not None:
+        await _prove(config.loaded_app, path, state=lifespan.state, timeout_s=app.cfg.health_check_timeout)
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(lifespan.shutdown(), SHUTDOWN_S)
 
 
-async def _prove(asgi_app: Any, path: str, *, state: Message, timeout_s: float) -> None:
+async def _prove(asgi_app: Any, path: str, *, state: dict[str, Any], timeout_s: float) -> None:
     """
     Probe until it passes; who has the patience for it is the master.
 

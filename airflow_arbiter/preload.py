@@ -3,7 +3,8 @@ The preload: what the master does with the app before its first fork, so that no
 
 Owns the order: import, warm-up, undoing what must not cross a fork, audit, freezing what is left. What a
 worker would do at its first requests (late imports, schemas, compiled statements) is done once here, in
-memory that all workers share. A warm-up that fails is told of, and never fails a start.
+memory that all workers share. The app's lifespan is not run: it is the workers' to live, and may bind what
+it makes to its event loop, or refuse to run twice. A warm-up that fails is told of, and never fails a start.
 """
 
 from __future__ import annotations
@@ -12,27 +13,34 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import logging
+import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
 from uvicorn.config import Config
 
 from airflow_arbiter import events, fork_safety
-from airflow_arbiter.errors import StartupError
-from airflow_arbiter.health import ASGIApp, Message, Outcome, ProbeResult, describe, probe
+from airflow_arbiter.health import ASGIApp, Outcome, ProbeResult, describe, probe
 
 LIMIT_S = 20.0
-"""Time for the whole warm-up: during a reload nobody supervises the workers meanwhile."""
+"""Time for the whole warm-up of a first start."""
 
 PATH_LIMIT_S = 10.0
 """Time for one path; more than a health check has, which is not the first request of its process."""
 
-SHUTDOWN_S = 5.0
-"""What the app gets to shut down; how it leaves says nothing of how it serves."""
+JOIN_LIMIT_S = 1.0
+"""Time for tasks and threads of the warm-up to end."""
+
+AGAIN_FACTOR, AGAIN_FLOOR_S = 3.0, 1.0
+"""What a warm-up gets that has gone well a moment ago, as a multiple of what it took, and in seconds more."""
 
 ALARM_PAUSE_S = 0.5
 """After its limit, what goes on all the same is broken off again and again."""
@@ -43,6 +51,9 @@ _ASKED_WHO = (401, 403)
 _GC_THRESHOLD = 50_000
 """Of new objects, while the app is imported: they are there to stay, and looking for garbage takes time."""
 
+_stuck: list[threading.Thread] = []
+"""Threads of the warm-up that have not ended with it."""
+
 
 class _LateError(BaseException):
     """
@@ -52,39 +63,50 @@ class _LateError(BaseException):
     """
 
 
-def load(app: Any) -> None:
+@dataclass(slots=True)
+class _Course:
+    """How a warm-up goes: the paths that are warm, and why others, or the whole, are not."""
+
+    warm: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def load(app: Any, *, limit_s: float = LIMIT_S) -> float:
     """
     Load the app, warm it up, and tell what it has left that is not safe to fork. Once only.
 
     :param app: the gunicorn application.
+    :param limit_s: time for the warm-up; with 0 there is none.
+    :return: seconds that the warm-up took; 0 where there was none, or none that ended by itself.
     :raises ForkSafetyError: for findings of the audit, where it is strict.
     :raises Exception: whatever the import of the app raises.
     """
     if app.callable is not None:
-        return
+        return 0.0
+    took_s = 0.0
     audit = fork_safety.Audit()
     with contextlib.nullcontext() if app.cfg.fork_safety == "off" else audit.listening():
         with _rare_collections():
             asgi_app = app.wsgi()
         if app.cfg.warmup_path:
-            _warm_up(app, asgi_app)
+            took_s = _warm_up(app, asgi_app, min(limit_s, app.cfg.worker_boot_timeout / 4))
         try:
             app.prepare_fork()
         except Exception:
             # What cannot be given back must not keep us from serving; it is tried again before each fork.
             events.publish_exception("preload.release_failed", level="warning")
     if app.cfg.fork_safety != "off":
-        findings = audit.findings()
-        if app.cfg.fork_safety == "strict":
-            fork_safety.check(findings)
-        for finding in findings:
-            events.publish(
-                "fork_safety.found",
-                level="warning",
-                kind=finding.kind,
-                what=finding.what,
-                made_by=finding.made_by,
-            )
+        _tell(audit, is_strict=app.cfg.fork_safety == "strict")
+    return took_s
+
+
+def limit_after(took_s: float) -> float:
+    """
+    Tell how long a warm-up may take during a reload, when nobody supervises the workers.
+
+    :param took_s: what it took in the preflight; 0 where it did not end by itself, and is not tried again.
+    """
+    return AGAIN_FLOOR_S + AGAIN_FACTOR * took_s if took_s else 0.0
 
 
 def settle() -> None:
@@ -100,69 +122,101 @@ def settle() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-@contextlib.asynccontextmanager
-async def living(asgi_app: Any) -> AsyncIterator[tuple[ASGIApp, Message]]:
+def leave(code: object) -> None:
     """
-    Run the app's lifespan.
+    End this process at once, where a thread of the warm-up would keep the interpreter from ending.
 
-    :return: the app to put requests to, and the lifespan's state.
-    :raises StartupError: when its startup fails.
+    :param code: the exit code, as SystemExit has it.
     """
-    config = Config(asgi_app, log_config=None, lifespan="auto")
-    config.load()
-    lifespan = config.lifespan_class(config)
-    await lifespan.startup()
-    if lifespan.should_exit:
-        raise StartupError("the app's startup failed")
+    if not any(thread.is_alive() for thread in _stuck):
+        return
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # closed, or full
+            stream.flush()
+    os._exit(code if isinstance(code, int) else bool(code))
+
+
+def _tell(audit: fork_safety.Audit, *, is_strict: bool) -> None:
+    """
+    Say what the audit has found.
+
+    :raises ForkSafetyError: for any finding, where it is strict.
+    """
     try:
-        yield config.loaded_app, lifespan.state
-    finally:
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(lifespan.shutdown(), SHUTDOWN_S)
+        findings = audit.findings()
+    except Exception:
+        # It looks at whatever objects there are, of anybody's classes.
+        events.publish_exception("fork_safety.audit_failed", level="warning")
+        return
+    if is_strict:
+        fork_safety.check(findings)
+    for finding in findings:
+        events.publish(
+            "fork_safety.found",
+            level="warning",
+            kind=finding.kind,
+            what=finding.what,
+            made_by=finding.made_by,
+        )
 
 
 # -- the warm-up
 # -------------------------------------------------------------------------------------------------------
 
 
-def _warm_up(app: Any, asgi_app: Any) -> None:
-    """Put the requests, on an event loop that is gone afterwards, with all its threads."""
+def _warm_up(app: Any, asgi_app: Any, limit_s: float) -> float:
+    """Put the requests, on an event loop that is gone afterwards, with its tasks and threads."""
+    if because := _reason_to_skip(app, limit_s):
+        events.publish("preload.warmup_skipped", level="warning", because=because)
+        return 0.0
     began_at = time.monotonic()
-    before = set(threading.enumerate())
-    failures: dict[str, str] = {}
+    course = _Course()
+    has_ended = False
     try:
-        with _alarm(LIMIT_S):
-            asyncio.run(_ask(app, asgi_app, failures, ends_at=began_at + LIMIT_S))
-            for thread in set(threading.enumerate()) - before:
-                if not thread.daemon:
-                    thread.join()  # a pool's, which ends with its loop
+        with _alarm(limit_s), _passing_loop() as loop:
+            loop.run_until_complete(_ask(app, asgi_app, course, ends_at=began_at + limit_s))
+            has_ended = True
     except _LateError:
-        failures[""] = f"not done within {LIMIT_S:g} s"
-    except Exception as error:
-        failures[""] = f"{type(error).__name__}: {error}"
-    for path, because in failures.items():
+        course.failures[""] = f"not done within {limit_s:g} s, and broken off where it was"
+    except (Exception, SystemExit) as error:
+        # SystemExit of the app's; or of a signal to end, which whoever loads the app has noted.
+        course.failures[""] = f"{type(error).__name__}: {error}"
+    took_s = time.monotonic() - began_at
+    for path, because in course.failures.items():
         events.publish("preload.warmup_failed", level="warning", path=path, because=because)
-    events.publish(
-        "preload.warmed",
-        seconds=round(time.monotonic() - began_at, 3),
-        paths=" ".join(path for path in app.cfg.warmup_path if path not in failures),
-    )
+    events.publish("preload.warmed", seconds=round(took_s, 3), paths=" ".join(course.warm))
+    return took_s if has_ended else 0.0
 
 
-async def _ask(app: Any, asgi_app: Any, failures: dict[str, str], *, ends_at: float) -> None:
-    """Live the beginning of a worker's life."""
-    async with living(asgi_app) as (living_app, state):
-        try:
-            # First, because it can be cancelled: a request that waits for a database in a thread cannot, and
-            # the thread would be there at the fork. Without a database nothing is asked.
-            await asyncio.wait_for(app.enter_loop(), PATH_LIMIT_S)
-            for path in app.cfg.warmup_path:
-                left_s = min(PATH_LIMIT_S, ends_at - time.monotonic())
-                result = await probe(living_app, path, state=state, timeout_s=max(0.0, left_s))
-                if not _is_warm(result):
-                    failures[path] = describe(result.code).replace("health check", "it")
-        finally:
-            await app.leave_loop()
+def _reason_to_skip(app: Any, limit_s: float) -> str:
+    if not limit_s:
+        return "the one of the preflight did not end by itself"
+    if os.geteuid() != app.cfg.uid or os.getegid() != app.cfg.gid:
+        return "workers run as another user, and what the app makes must be theirs"
+    return ""
+
+
+async def _ask(app: Any, asgi_app: Any, course: _Course, *, ends_at: float) -> None:
+    """Ask for each path, as a worker's first client would."""
+    config = Config(asgi_app, log_config=None, lifespan="off")
+    config.load()
+    loaded_app: ASGIApp = config.loaded_app
+    try:
+        # First, because it can be cancelled: a request that waits for a database in a thread cannot, and
+        # the thread would be there at the fork. Without a database nothing is asked.
+        await asyncio.wait_for(app.enter_loop(), PATH_LIMIT_S)
+        for path in app.cfg.warmup_path:
+            left_s = min(PATH_LIMIT_S, ends_at - time.monotonic())
+            result = await probe(loaded_app, path, state={}, timeout_s=max(0.0, left_s))
+            if isinstance(result.error, _LateError):
+                raise result.error
+            if _is_warm(result):
+                course.warm.append(path)
+            else:
+                course.failures[path] = describe(result.code).replace("health check", "it")
+    finally:
+        await app.leave_loop()
 
 
 def _is_warm(result: ProbeResult) -> bool:
@@ -170,33 +224,79 @@ def _is_warm(result: ProbeResult) -> bool:
 
 
 @contextlib.contextmanager
+def _passing_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """
+    An event loop, with all that runs on it ended afterwards as far as it can be.
+
+    Not ``asyncio.run``, which waits for threads without a limit, and leaves the main thread without a loop.
+    """
+    before = set(threading.enumerate())
+    loop = asyncio.new_event_loop()
+    executor = ThreadPoolExecutor(thread_name_prefix="preload")
+    loop.set_default_executor(executor)
+    try:
+        yield loop
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+        _end_tasks(loop)
+        loop.close()
+        deadline = time.monotonic() + JOIN_LIMIT_S
+        for thread in set(threading.enumerate()) - before:
+            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                _stuck.append(thread)
+
+
+def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what still runs, and say what that was: no worker will have it."""
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.wait(tasks, timeout=JOIN_LIMIT_S))
+        names = " ".join(sorted(str(task.get_coro()) for task in tasks))
+        events.publish("preload.tasks_ended", level="warning", tasks=names)
+    loop.run_until_complete(loop.shutdown_asyncgens())
+
+
+@contextlib.contextmanager
 def _alarm(limit_s: float) -> Iterator[None]:
     """
     Raise :class:`_LateError` when the time is over.
 
-    A signal, because the app may block the event loop, and no timeout of asyncio's would come then.
+    A signal, because the app may block the event loop, and no timeout of asyncio's would come then. What
+    blocks in an extension module that does not let signals through, it cannot break off.
     """
+    is_over = False
 
     def ring(_sig: int, _frame: FrameType | None) -> None:
-        raise _LateError
+        if not is_over:
+            raise _LateError
 
+    began_at = time.monotonic()
     old_handler = signal.signal(signal.SIGALRM, ring)
     old_mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})  # a new image blocks all
-    signal.setitimer(signal.ITIMER_REAL, limit_s, ALARM_PAUSE_S)
+    others_s, _ = signal.setitimer(signal.ITIMER_REAL, limit_s, ALARM_PAUSE_S)
     try:
         yield
     finally:
+        is_over = True
+        # A process has one such timer, and an errand ends itself by it.
+        left_s = max(0.01, others_s - (time.monotonic() - began_at)) if others_s else 0.0
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
         signal.signal(signal.SIGALRM, old_handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
+        signal.setitimer(signal.ITIMER_REAL, left_s)
 
 
 @contextlib.contextmanager
 def _rare_collections() -> Iterator[None]:
-    """Look for garbage less often than usual."""
+    """Look for garbage less often than usual, unless the app itself says how often."""
     old = gc.get_threshold()
-    gc.set_threshold(_GC_THRESHOLD, *old[1:])
+    if old[0]:
+        gc.set_threshold(_GC_THRESHOLD, *old[1:])
     try:
         yield
     finally:
-        gc.set_threshold(*old)
+        if gc.get_threshold()[0] == _GC_THRESHOLD:
+            gc.set_threshold(*old)

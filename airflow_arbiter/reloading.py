@@ -52,6 +52,7 @@ class Reloader:
         self._preflight: Errand | None = None
         self._message = Handover()
         self._passed = ""
+        self._warmup_s = 0.0  # what it took in the preflight that has passed
         self._watch: FolderWatch | None = None
         self._retry_at = 0.0
         self.retry_s = RETRY_FIRST_S
@@ -196,9 +197,10 @@ class Reloader:
             error = "the new code ended its process while it was tried, perhaps out of memory"
             self._refuse(error, is_passing=True)
             return
-        if verdict:
+        if "error" in verdict:
             self._refuse(verdict["error"], stack=verdict.get("stack", ""))
         else:
+            self._warmup_s = verdict["warmup_s"]
             self._passed = self._message.reason
 
     def _succeed(self) -> None:
@@ -207,6 +209,7 @@ class Reloader:
             self._master.app.prepare_fork()
             message = succession.hand_over(self._master, self._passed)  # workers may have come and gone
             message.retry_s = self.retry_s if self._master.load_error else RETRY_FIRST_S
+            message.warmup_s = self._warmup_s
             message.wanted = self._wanted
             message.left_at = time.monotonic()
             succession.become(self._master, message)

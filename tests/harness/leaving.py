@@ -2,6 +2,7 @@
 An ASGI app that makes, while it is imported, what a fork cannot copy.
 
 ``LEAVES`` names it: ``thread``, ``native``, ``socket``, ``loop``, several with commas between, or nothing.
+Paths leave more: ``/stuck`` a thread that never ends, ``/task`` a task, and ``/exit`` the process.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import _thread
 import asyncio
 import os
 import socket
+import sys
 import threading
 import time
 from typing import Any
@@ -27,6 +29,8 @@ if "loop" in LEAVES:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="a-loop", daemon=True).start()
 
+tasks: list[Any] = []
+
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] == "lifespan":
@@ -35,6 +39,12 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
             await send({"type": f"{kind}.complete"})
             if kind == "lifespan.shutdown":
                 return
+    if scope["path"] == "/exit":
+        sys.exit(7)
+    if scope["path"] == "/stuck":
+        await asyncio.to_thread(time.sleep, 3600)
+    if scope["path"] == "/task":
+        tasks.append(asyncio.ensure_future(asyncio.sleep(3600)))
     pid = await asyncio.to_thread(os.getpid)
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": str(pid).encode()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import sys
@@ -27,12 +28,12 @@ FOUND = {
 # -- warm-up
 
 
-def test_the_warm_up_lives_a_whole_life_in_the_master(serve: Start, faults: Path) -> None:
-    """Startup, the requests, shutdown, all in the master, which has no thread afterwards."""
+def test_the_warm_up_is_requests_in_the_master(serve: Start, faults: Path) -> None:
+    """Each path is asked in the master, which has no thread afterwards; the lifespan is for the workers."""
     server = serve("--preload", "--warmup-path=/", "--warmup-path=/health", workers=2)
     (warmed,) = server.events("preload.warmed")
     assert warmed.values["paths"] == "/ /health"
-    assert (faults / f"shut-down-{server.pid}").exists()
+    assert not (faults / f"shut-down-{server.pid}").exists()
     assert psutil.Process(server.pid).num_threads() == 1
     assert server.events("preload.warmup_failed") == []
 
@@ -44,11 +45,10 @@ def test_threads_of_the_warm_up_are_gone_before_the_fork(serve: Start) -> None:
     assert server.answers()
 
 
-def test_nothing_is_warmed_up_unasked(serve: Start, faults: Path) -> None:
-    """Without a path the app's lifespan is not run in the master."""
+def test_nothing_is_warmed_up_unasked(serve: Start) -> None:
+    """Without a path there is no warm-up, and nothing is said of it."""
     server = serve("--preload", workers=1)
-    assert server.events("preload.warmed") == []
-    assert not (faults / f"shut-down-{server.pid}").exists()
+    assert "preload." not in server.log()
 
 
 @pytest.mark.parametrize(
@@ -68,27 +68,68 @@ def test_a_path_that_fails_is_a_warning(serve: Start, set_fault: SetFault, path:
     assert server.events("preload.warmed")[0].values["paths"] == "/"
 
 
-def test_a_startup_that_fails_is_a_warning_of_the_warm_up(start: Start, set_fault: SetFault) -> None:
-    """Whether an app that does not start can be served is for its first worker to find out."""
-    set_fault("startup", "fail")
-    server = start("--preload", "--warmup-path=/", workers=1)
-    (failed,) = server.wait_event("preload.warmup_failed")
-    assert failed.values["because"] == "StartupError: the app's startup failed"
-    assert server.wait_exit() == 3
-    assert len(server.events("worker.spawned")) == 1
+def test_an_app_that_leaves_in_the_warm_up(serve: Start) -> None:
+    """SystemExit of the app's is a warning, as any exception of it is."""
+    server = serve("--warmup-path=/exit", command=LEAVING, workers=1)
+    (failed,) = server.events("preload.warmup_failed")
+    assert failed.values["because"] == "SystemExit: 7"
+    assert server.answers()
+
+
+def test_a_task_that_the_warm_up_leaves_is_told(serve: Start) -> None:
+    """It would run in no worker; it is ended, and named."""
+    server = serve("--warmup-path=/task", command=LEAVING, workers=1)
+    (ended,) = server.events("preload.tasks_ended")
+    assert "coroutine object sleep" in ended.values["tasks"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give workers another user")
+def test_no_warm_up_as_another_user(start: Start) -> None:
+    """What the app makes when it is asked must belong to whom the workers run as."""
+    server = start("--preload", "--warmup-path=/", "--user=1", workers=1)
+    server.wait_event("preload.warmup_skipped")
+    assert server.events("preload.warmed") == []
+
+
+def test_a_thread_that_does_not_end_keeps_no_server_from_its_end(serve: Start) -> None:
+    """A request of the warm-up that hangs in a thread is named by the audit; a stop ends the process."""
+    server = serve("--warmup-path=/stuck", command=LEAVING, workers=1)
+    (found,) = server.events("fork_safety.found")
+    assert (found.values["kind"], found.values["what"]) == ("thread", "'preload_0'")
+    assert found.values["made_by"].startswith("leaving (")
+    server.send(signal.SIGTERM)
+    assert server.wait_exit(10) == 0
+
+
+def test_a_warm_up_that_is_broken_off_is_not_made_in_a_reload(serve: Start) -> None:
+    """Nobody supervises the workers while the new image loads the app: what was late before is left out."""
+    server = serve("--preload", "--warmup-path=/block?s=3600", "--worker-boot-timeout=12", workers=1)
+    server.send(signal.SIGHUP)
+    server.wait_event("reload.resumed")
+    (skipped,) = server.events("preload.warmup_skipped")
+    assert "preflight" in skipped.values["because"]
+    assert float(server.events("reload.resumed")[0].values["unsupervised_s"]) < 3
 
 
 def test_a_warm_up_that_blocks_is_broken_off(serve: Start) -> None:
-    """A request that blocks the event loop delays the start by 20 s, and no more."""
-    server = serve("--preload", "--warmup-path=/block?s=3600", workers=1)
-    assert server.events("preload.warmup_failed") != []
-    assert 19.0 < float(server.events("preload.warmed")[0].values["seconds"]) < 40.0
+    """A request that blocks the event loop delays the start by a quarter of a worker's time to boot."""
+    server = serve("--preload", "--warmup-path=/block?s=3600", "--worker-boot-timeout=16", workers=1)
+    assert "broken off" in server.events("preload.warmup_failed")[0].values["because"]
+    assert float(server.events("preload.warmed")[0].values["seconds"]) >= 4.0
 
 
 def test_a_stop_during_the_warm_up(start: Start, faults: Path) -> None:
     """SIGTERM ends a server that is warming up."""
     server = start("--preload", "--warmup-path=/hold?s=60", workers=1)
-    eventually(lambda: "Application startup complete" in server.log(), what="it warms up")
+    eventually((faults / "reached-hold").exists, what="it warms up")
+    server.send(signal.SIGTERM)
+    assert server.wait_exit(8) == 0
+
+
+def test_a_stop_while_the_warm_up_hangs_in_a_thread(start: Start) -> None:
+    """The thread, which nobody can end, does not keep SIGTERM from ending the process."""
+    server = start("--warmup-path=/stuck", command=LEAVING, workers=1)
+    eventually(lambda: psutil.Process(server.pid).num_threads() > 1, what="it hangs in a thread")
     server.send(signal.SIGTERM)
     assert server.wait_exit(8) == 0
 

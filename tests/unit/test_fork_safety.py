@@ -141,6 +141,26 @@ def test_everything_is_put_back(audit: Audit) -> None:
     assert (threading.Thread.start, socket.socket.__init__) == before
 
 
+def test_what_others_put_around_ours_stays(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An app that wraps the starting of threads while it is imported keeps its wrapper."""
+    monkeypatch.setattr(threading.Thread, "start", threading.Thread.start)  # puts it back after the test
+
+    def wrapped(thread: threading.Thread) -> None:
+        traced(thread)
+
+    with audit.listening():
+        traced = threading.Thread.start
+        threading.Thread.start = wrapped  # type: ignore[method-assign, assignment]
+    assert threading.Thread.start is wrapped
+
+
+def test_a_loop_that_is_not_whole_is_passed_over(audit: Audit) -> None:
+    """Objects of anybody's classes are looked at; what they raise ends no start."""
+    unfinished = type("Unfinished", (asyncio.AbstractEventLoop,), {})()
+    assert found(audit, "event loop") == []
+    del unfinished
+
+
 def test_strict_names_all() -> None:
     """One error has every finding; none, no error."""
     fork_safety.check(())
