@@ -2,16 +2,20 @@
 #
 #     make run PORT=9090 WORKERS=2      serve somewhere else
 #     make test PYTHON=python3.12       another Python, 3.10 to 3.14 (after `make clean`)
+#     make bench BENCH='--only roll'    a part of the benchmarks, printed; BENCH=--help tells more
 
 PYTHON  ?= python3
 PORT    ?= 8080
 WORKERS ?= 4
+BENCH   ?= --publish
 
 VENV := .venv
 BIN  := $(VENV)/bin
 # Installed for `make run`, and for `make test`; older than pyproject.toml means again.
 RUN_STAMP  := $(VENV)/.installed-run
 TEST_STAMP := $(VENV)/.installed-test
+# Installed for `make bench`.
+BENCH_STAMP := $(VENV)/.installed-bench
 
 # Beside it, the oldest Airflow and gunicorn, for `make test-airflow32`.
 OLD_VENV  := .venv-airflow32
@@ -69,8 +73,8 @@ unit: $(TEST_STAMP) ## Run the unit tests only
 test-airflow32: $(OLD_STAMP) ## Run the tests of the API server on the oldest Airflow and gunicorn
 	@$(OLD_VENV)/bin/pytest tests/airflow
 
-bench: $(TEST_STAMP) ## Measure rollouts beside Airflow's own mode and uvicorn's; prints a Markdown table
-	@$(BIN)/python benchmarks/roll.py
+bench: $(BENCH_STAMP) ## Measure us beside the others into docs/benchmarks, half an hour (BENCH=--quick: 8 minutes, prints)
+	@$(BIN)/python benchmarks $(BENCH)
 
 clean: ## Remove .venv*, .airflow with its database, and all caches
 	@rm -rf $(VENV) $(OLD_VENV) .airflow .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
@@ -98,6 +102,11 @@ $(RUN_STAMP): pyproject.toml $(BIN)/python
 $(TEST_STAMP): pyproject.toml $(BIN)/python
 	@echo "Installing airflow-arbiter with Airflow and the tests' tools into $(VENV), which takes up to some minutes ..."
 	@$(INSTALL) -e '.[airflow]' --group test
+	@touch $@ $(RUN_STAMP)
+
+$(BENCH_STAMP): pyproject.toml $(BIN)/python
+	@echo "Installing airflow-arbiter with Airflow and the benchmarks' tools into $(VENV), which takes up to some minutes ..."
+	@$(INSTALL) -e '.[airflow]' --group bench
 	@touch $@ $(RUN_STAMP)
 
 $(OLD_STAMP): pyproject.toml $(OLD_VENV)/bin/python

@@ -13,29 +13,24 @@ import argparse
 import statistics
 import time
 
-from load import OK, Load
-from report import machine
-from servers import APP, Ours, Server
-from watch import cpu_ns
+from bench import machine
+from bench.contestants import Gunicorn, Ours
+from bench.load import OK, Load
+from bench.ruler import cpu_ns
+from bench.server import Server
 
 WINDOW_S = 5.0
 
 
-class Plain(Server):
+class Plain(Gunicorn):
     """gunicorn with uvicorn-worker and its plain log."""
 
-    name = "plain"
     label = "gunicorn + uvicorn-worker, access log off"
-
-    def command(self) -> list[str]:
-        bind = ["--bind", f"127.0.0.1:{self.port}", "--workers", str(self.workers)]
-        return ["-m", "gunicorn", *bind, "-k", "uvicorn_worker.UvicornWorker", APP]
 
 
 class PlainWithAccess(Plain):
     """The same with uvicorn's access log."""
 
-    name = "plain-access"
     label = "gunicorn + uvicorn-worker, access log on"
 
     def command(self) -> list[str]:
@@ -45,14 +40,12 @@ class PlainWithAccess(Plain):
 class Off(Ours):
     """Ours, as it is by default."""
 
-    name = "off"
     label = "airflow_arbiter, access log off"
 
 
 class Json(Ours):
     """Ours, with one JSON object a request."""
 
-    name = "json"
     label = "airflow_arbiter, access log on, JSON"
 
     def command(self) -> list[str]:
@@ -62,7 +55,6 @@ class Json(Ours):
 class Console(Ours):
     """Ours, with one line of text a request."""
 
-    name = "console"
     label = "airflow_arbiter, access log on, console"
 
     def command(self) -> list[str]:
@@ -98,7 +90,7 @@ def main() -> None:
         median = statistics.median(found)
         print(f"| {label} | {median:,.0f} ({min(found):,.0f} to {max(found):,.0f}) | {median / plain:.2f} |")
     print(f"\nMedian of {repetitions} repetitions of {WINDOW_S:g} s, (smallest to largest).\n")
-    for fact, value in machine().items():
+    for fact, value in machine.facts().items():
         print(f"- {fact}: {value}")
 
 

@@ -1,5 +1,5 @@
 """
-The servers that are compared: how each is started, told to roll, and stopped.
+A server that is measured: how it is started, told to roll, and stopped.
 
 Each runs in a session, a working directory and a home of its own, which are gone when it is.
 """
@@ -7,6 +7,7 @@ Each runs in a session, a working directory and a home of its own, which are gon
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import signal
 import socket
@@ -14,18 +15,23 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
 
-from watch import Pool, wait_for_full_set
+from bench.ruler import Pool, wait_for_full_set
 
 if sys.version_info >= (3, 11):
     from typing import Self
 else:
     from typing_extensions import Self
 
-HERE = Path(__file__).resolve().parent
-APP = "tiny:app"
+SERVED = Path(__file__).resolve().parents[1] / "served"
+"""What the servers serve."""
+
+ROOT = SERVED.parents[1]
+"""The checkout, whose airflow_arbiter is measured."""
+
 BOOT_LIMIT_S = 120.0
 STOP_LIMIT_S = 30.0
 LEFTOVER_LIMIT_S = 10.0
@@ -35,7 +41,9 @@ SETTLE_S = 2.0
 NEVER_S = 24 * 3600
 """An interval for a server that may replace workers by age, but shall not while we look."""
 
-_FOREIGN = ("AIRFLOW", "GUNICORN", "UVICORN", "WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS", "XDG_RUNTIME_DIR")
+_FOREIGN = (
+    "AIRFLOW", "GUNICORN", "UVICORN", "GRANIAN", "WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS", "XDG_RUNTIME_DIR",
+)  # fmt: skip
 """Beginnings of variables that would make this machine's servers other than those of the next."""
 
 
@@ -43,17 +51,24 @@ class ServerFailedError(Exception):
     """A server did not start; the message ends with what it logged last."""
 
 
-class Server:
+class Server(ABC):
     """
     One running server, as a context manager.
 
     :param workers: how many.
     :param refresh_s: age at which a server that cannot be told replaces its workers, in seconds.
+    :ivar old: pids of the workers of its boot.
+    :ivar before: pids of all children there were with them.
     """
 
     name = ""
     label = ""
+    needs = ""
+    """The module without which it cannot be measured."""
+
     begins_by_age = False
+    alone_with_one = False
+    """Whether one worker is the master itself."""
 
     def __init__(self, workers: int, *, refresh_s: int = NEVER_S) -> None:
         self.workers = workers
@@ -61,13 +76,27 @@ class Server:
         self.port = _free_port()
         self.full_at = 0.0
 
+    @abstractmethod
     def command(self) -> list[str]:
         """The command line, without the interpreter."""
-        raise NotImplementedError
+
+    @classmethod
+    def is_installed(cls) -> bool:
+        """Whether this Python has what it needs."""
+        return not cls.needs or importlib.util.find_spec(cls.needs) is not None
+
+    def prepare(self, home: Path) -> None:
+        """Put into the home what the server expects to find there."""
+        self._home = home
+
+    def wait_until_up(self) -> None:
+        """Return when all workers serve."""
+        self.old = wait_for_full_set(self.pool, self.workers, BOOT_LIMIT_S)
 
     def begin_roll(self) -> None:
-        """Tell the master to replace its workers."""
-        self._process.send_signal(signal.SIGHUP)
+        """Tell the master to replace its workers; where age begins the roll, there is nothing to do."""
+        if not self.begins_by_age:
+            self._process.send_signal(signal.SIGHUP)
 
     def wait_until_due(self, lead_s: float) -> None:
         """Let the boot settle; where age begins the roll, return about that long before it."""
@@ -84,26 +113,34 @@ class Server:
 
     def log_tail(self, lines: int = 15) -> str:
         """What the server wrote last."""
-        return "\n".join(self._log_path.read_text(errors="replace").splitlines()[-lines:])
+        return "\n".join(self.log().splitlines()[-lines:])
+
+    def log(self) -> str:
+        """What the server wrote; after its end too."""
+        with contextlib.suppress(FileNotFoundError):
+            self._log = self._log_path.read_text(errors="replace")
+        return self._log
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            self._home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="roll-")))
+            self.prepare(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))))
             self._log_path = self._home / "log"
+            stack.callback(self.log)
             log = stack.enter_context(self._log_path.open("wb"))
+            self.began_at = time.monotonic()
             self._process = subprocess.Popen(
                 [sys.executable, *self.command()],
                 cwd=self._home,
-                env=self._environment(),
+                env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
             stack.callback(self._stop)
-            self.pool = Pool(self.pid, self.port)
+            self.pool = Pool(self.pid, self.port, alone=self.alone_with_one and self.workers == 1)
             try:
-                self.old = wait_for_full_set(self.pool, self.workers, BOOT_LIMIT_S)
+                self.wait_until_up()
             except TimeoutError as error:
                 raise ServerFailedError(f"{self.label}: {error}\n{self.log_tail()}") from error
             self.before = self.pool.children()
@@ -116,7 +153,8 @@ class Server:
     ) -> None:
         self._leave.close()
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """This process's, without what would make a server another one."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
         return {
             **kept,
@@ -125,7 +163,7 @@ class Server:
             "HOME": str(self._home),
             "AIRFLOW_HOME": str(self._home / "airflow"),
             "AIRFLOW__API__WORKER_REFRESH_INTERVAL": str(self.refresh_s),
-            "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)]),
+            "PYTHONPATH": os.pathsep.join([str(SERVED), str(ROOT)]),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
 
@@ -146,42 +184,6 @@ class Server:
             os.killpg(self.pid, signal.SIGKILL)
             _say(f"{self.label} left processes behind, which were killed")
         self._process.wait()
-
-
-class Ours(Server):
-    name = "ours"
-    label = "airflow_arbiter"
-
-    def command(self) -> list[str]:
-        bind = f"127.0.0.1:{self.port}"
-        return ["-m", "airflow_arbiter", "--bind", bind, "--workers", str(self.workers), APP]
-
-
-class AirflowGunicorn(Server):
-    """Airflow's own arbiter, which has no command: a roll begins when its timer is up."""
-
-    name = "airflow"
-    label = "Airflow gunicorn mode"
-    begins_by_age = True
-
-    def command(self) -> list[str]:
-        script = str(HERE / "airflow_gunicorn.py")
-        return [script, "--port", str(self.port), "--workers", str(self.workers)]
-
-    def begin_roll(self) -> None:
-        """Wait: gunicorn's SIGHUP would replace all workers at once, ungated, which is not its roll."""
-
-
-class Uvicorn(Server):
-    name = "uvicorn"
-    label = "uvicorn"
-
-    def command(self) -> list[str]:
-        where = ["--host", "127.0.0.1", "--port", str(self.port)]
-        return ["-m", "uvicorn", *where, "--workers", str(self.workers), "--no-access-log", APP]
-
-
-SERVERS: tuple[type[Server], ...] = (Ours, AirflowGunicorn, Uvicorn)
 
 
 def _free_port() -> int:

@@ -1,8 +1,8 @@
 """
 The load: clients that ask without pause, and count how every single request ended.
 
-A process of its own, so that it shares no interpreter with the ruler: ``python load.py PORT``. It runs until
-its standard input is closed, and then prints the counts as JSON.
+A process of its own, so that it shares no interpreter with the ruler: ``python -m bench.load PORT``. It runs
+until its standard input is closed, and then prints the counts as JSON.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -66,7 +67,7 @@ class Client(threading.Thread):
             self._connection.sendall(self._request)
             head, body = _answer(self._connection)
         except OSError as error:
-            return _kind(error)
+            return kind_of(error)
         status = head[9:12].decode("ascii", "replace")
         if status != "200" or body != b"ok":
             return f"status {status}"
@@ -109,9 +110,9 @@ def _receive(connection: socket.socket) -> bytes:
     return data
 
 
-def _kind(error: OSError) -> str:
+def kind_of(error: Exception) -> str:
     """Name the way in which a request failed."""
-    if isinstance(error, _ClosedError):
+    if isinstance(error, (_ClosedError, EOFError)):
         return "closed without answer"
     if isinstance(error, ConnectionRefusedError):
         return "refused"
@@ -119,7 +120,7 @@ def _kind(error: OSError) -> str:
         return "reset"
     if isinstance(error, TimeoutError):
         return "timeout"
-    return errno.errorcode.get(error.errno or 0, type(error).__name__)
+    return errno.errorcode.get(getattr(error, "errno", None) or 0, type(error).__name__)
 
 
 class Load:
@@ -135,7 +136,8 @@ class Load:
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).resolve()), str(self._port)],
+            [sys.executable, "-m", "bench.load", str(self._port)],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

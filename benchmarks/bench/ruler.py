@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,11 +28,13 @@ class Roll:
     :param seconds: from the command (or the first new pid, where age begins the roll) to the end; None if
         the end was not seen.
     :param first_new_s: from the command, or the begin of the wait, to the first new process.
+    :param began_at: when the clock of ``seconds`` started, on the monotonic clock; None if it did not.
     :param note: why the end was not seen, in words.
     """
 
     seconds: float | None
     first_new_s: float | None = None
+    began_at: float | None = None
     note: str = ""
 
 
@@ -41,12 +44,13 @@ class Pool:
 
     :param master_pid: whose children.
     :param port: of 127.0.0.1, where they listen.
+    :param alone: the master itself is the only worker, as uvicorn has it with one.
     """
 
-    def __init__(self, master_pid: int, port: int) -> None:
+    def __init__(self, master_pid: int, port: int, *, alone: bool = False) -> None:
         self._master_pid = master_pid
         self._port = port
-        self._listener = ""
+        self._alone = alone
         self._known: set[int] = set()
 
     def children(self) -> frozenset[int]:
@@ -56,8 +60,8 @@ class Pool:
         From the kernel's list and not from psutil, which reads every process of the machine: that would take
         a fifth of a core at our rate, from the server that is being measured.
         """
-        pids: set[int] = set()
-        for task in _tasks(self._master_pid):
+        pids = {self._master_pid} if self._alone else set()
+        for task in tasks(self._master_pid):
             with contextlib.suppress(OSError):
                 pids.update(map(int, (task / "children").read_text().split()))
         return frozenset(pids)
@@ -66,14 +70,16 @@ class Pool:
         """
         Those of the pids whose event loop waits for connections.
 
-        A worker has inherited the listening socket at birth; it serves once the socket is in its epoll set.
-        What has been seen serving is not looked at again.
+        A worker has inherited the listening socket at birth, or opens one of its own for the same port; it
+        serves once the socket is in its epoll set. What has been seen serving is not looked at again.
         """
-        if not self._listener:
-            self._listener = _listening_inode(self._port)
-        if self._listener:
-            self._known.update(pid for pid in pids - self._known if _polls(pid, self._listener))
+        self._known.update(self.listening(pids - self._known))
         return pids & self._known
+
+    def listening(self, pids: frozenset[int]) -> frozenset[int]:
+        """Those of the pids that take connections right now: one that drains does not any more."""
+        listeners = _listening_inodes(self._port) if pids else frozenset()
+        return frozenset(pid for pid in pids if listeners and _polls(pid, listeners))
 
 
 def wait_for_full_set(pool: Pool, workers: int, limit_s: float) -> frozenset[int]:
@@ -101,6 +107,7 @@ def watch_roll(
     begins_by_age: bool,
     begin_limit_s: float,
     limit_s: float,
+    look: Callable[[], object] = lambda: None,
 ) -> Roll:
     """
     Follow a roll to its end: every old worker is gone and reaped, and as many new ones serve.
@@ -111,6 +118,7 @@ def watch_roll(
     :param begins_by_age: whether the clock starts at the first new process instead of now.
     :param begin_limit_s: seconds to wait for the first new process.
     :param limit_s: seconds that the roll may take.
+    :param look: called at each look while the roll goes on.
     """
     if begins_by_age and pool.children() - before:
         return Roll(seconds=None, note="began before it was looked for")
@@ -125,16 +133,17 @@ def watch_roll(
             elif now - asked_at > begin_limit_s:
                 return Roll(seconds=None, note=f"no new worker within {begin_limit_s:g} s")
         else:
+            look()
             began_at = first_new_at if begins_by_age else asked_at
             first_new_s = first_new_at - asked_at
             left = sum((PROC / str(pid)).exists() for pid in old)
             serving = pool.serving(new)
             if not left and len(serving) >= len(old):
-                return Roll(seconds=now - began_at, first_new_s=first_new_s)
+                return Roll(seconds=now - began_at, first_new_s=first_new_s, began_at=began_at)
             if now - began_at > limit_s:
                 note = f"not ended within {limit_s:g} s: {left} of {len(old)} old workers left, "
                 note += f"{len(serving)} new ones serve"
-                return Roll(seconds=None, first_new_s=first_new_s, note=note)
+                return Roll(seconds=None, first_new_s=first_new_s, began_at=began_at, note=note)
         time.sleep(POLL_S)
 
 
@@ -146,7 +155,7 @@ def cpu_ns(pid: int) -> int:
 
     Source: Documentation/scheduler/sched-stats.rst of Linux, ``/proc/<pid>/schedstat``.
     """
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in _tasks(pid))
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks(pid))
 
 
 def machine_busy_s() -> float:
@@ -156,23 +165,33 @@ def machine_busy_s() -> float:
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
-def _tasks(pid: int) -> list[Path]:
+def tasks(pid: int) -> list[Path]:
+    """The threads of a process, none if it is gone."""
     with contextlib.suppress(OSError):
         return list((PROC / str(pid) / "task").iterdir())
     return []
 
 
-def _listening_inode(port: int) -> str:
-    """The inode of the listening socket, in hexadecimal as epoll shows it; empty if there is none yet."""
-    for line in (PROC / "net" / "tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if fields[1] == f"0100007F:{port:04X}" and fields[3] == _LISTEN:
-            return format(int(fields[9]), "x")
-    return ""
+def _listening_inodes(port: int) -> frozenset[str]:
+    """
+    The inodes of the sockets that listen on a port, in hexadecimal as epoll shows them.
+
+    The kernel lists what listens first; the rest, which is long under load, is not read.
+    """
+    inodes = set()
+    with (PROC / "net" / "tcp").open() as lines:
+        next(lines)
+        for line in lines:
+            fields = line.split()
+            if fields[3] != _LISTEN:
+                break
+            if fields[1] == f"0100007F:{port:04X}":
+                inodes.add(format(int(fields[9]), "x"))
+    return frozenset(inodes)
 
 
-def _polls(pid: int, inode: str) -> bool:
-    """Whether a process has the socket in an epoll set."""
+def _polls(pid: int, inodes: frozenset[str]) -> bool:
+    """Whether a process has one of the sockets in an epoll set."""
     descriptors = PROC / str(pid) / "fd"
     # A process may vanish, and descriptors close, while they are read: then it does not serve.
     with contextlib.suppress(OSError):
@@ -180,6 +199,6 @@ def _polls(pid: int, inode: str) -> bool:
             with contextlib.suppress(FileNotFoundError):
                 if str(descriptor.readlink()) == "anon_inode:[eventpoll]":
                     watched = (PROC / str(pid) / "fdinfo" / descriptor.name).read_text()
-                    if f" ino:{inode} " in watched:
+                    if any(f" ino:{inode} " in watched for inode in inodes):
                         return True
     return False
