@@ -145,7 +145,7 @@ class WarmupPath(_InOurSection, Setting):
         Path that the master asks of the app, in memory, before it makes workers; may be given more than once.
 
         With ``preload_app`` only. What the app does at its first requests is done once, in memory that all
-        workers share. The app's lifespan is not run for it. A path that fails is told of, and changes nothing.
+        workers share. The app's lifespan is not run for it. A path that fails is told of, and harms nobody.
         The Airflow API server has some of its own; an empty one takes them back.
         """
 
