@@ -48,6 +48,7 @@ from airflow_arbiter.pool import (
 from airflow_arbiter.proctitle import set_title
 from airflow_arbiter.reloading import Reloader
 from airflow_arbiter.rollout import IDLE_WAKE_S, plan
+from airflow_arbiter.steering import Steering
 from airflow_arbiter.troubles import refuse_new
 from airflow_arbiter.turns import SPAWN_BUDGET_S, Turns
 from airflow_arbiter.wakeup import Wakeup
@@ -66,10 +67,12 @@ class AirflowArbiter(WorkerKeeper):
     gunicorn's arbiter, with replacement of workers one by one.
 
     :param app: the application; its ``cfg`` holds gunicorn's settings and ours.
+    :ivar steering: by which everybody outside looks at it and steers it.
     """
 
     def __init__(self, app: Any) -> None:
         # Before super(): its __init__ runs setup().
+        self.steering = Steering(self)
         self._policy = RolloutPolicy()
         self._spawn_errors: list[str] = []
         self._lasting_errors: list[str] = []

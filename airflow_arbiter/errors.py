@@ -31,3 +31,11 @@ class IntegrationError(ArbiterError):
 
     The message says what is supported.
     """
+
+
+class CommandError(ArbiterError):
+    """
+    A running server cannot do what it was asked to.
+
+    The message says why, in one line.
+    """

@@ -13,7 +13,7 @@ from typing import Literal
 
 Reason = Literal["age", "requests", "memory", "generation", "command"]
 DrainReason = Reason | Literal["scale", "surplus", "stop"]
-Phase = Literal["idle", "progressing", "stalled"]
+Phase = Literal["idle", "progressing", "stalled", "paused"]
 Level = Literal["info", "warning", "error"]
 
 
