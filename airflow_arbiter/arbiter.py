@@ -2,8 +2,9 @@
 The master: observes the pool, asks the planner, and does what it says.
 
 Owns the loop and what it reacts to: signals, reloads, the stop. Has no rule of its own: who is replaced, when
-and why is decided in :mod:`airflow_arbiter.rollout`, and how processes are made and ended is in
-:mod:`airflow_arbiter.children`. No thread may live in this process, because it forks.
+and why is decided in :mod:`airflow_arbiter.rollout`; that is done in :mod:`airflow_arbiter.doing`, and how
+processes are made and ended is in :mod:`airflow_arbiter.children`. No thread may live in this process,
+because it forks.
 """
 
 from __future__ import annotations
@@ -29,40 +30,22 @@ from airflow_arbiter import (
     settings,
     succession,
 )
-from airflow_arbiter.children import WorkerKeeper
+from airflow_arbiter.doing import PlanDoer
 from airflow_arbiter.memory import Container
 from airflow_arbiter.observation import view_of
-from airflow_arbiter.pool import (
-    Action,
-    Drain,
-    Dump,
-    Event,
-    Halt,
-    Kill,
-    PoolView,
-    Quit,
-    RolloutPolicy,
-    Spawn,
-    Stop,
-)
+from airflow_arbiter.pool import Event, PoolView, RolloutPolicy, Stop
 from airflow_arbiter.proctitle import set_title
 from airflow_arbiter.reloading import Reloader
 from airflow_arbiter.rollout import IDLE_WAKE_S, plan
 from airflow_arbiter.steering import Steering
 from airflow_arbiter.troubles import refuse_new
-from airflow_arbiter.turns import SPAWN_BUDGET_S, Turns
 from airflow_arbiter.wakeup import Wakeup
-
-if sys.version_info >= (3, 11):
-    from typing import assert_never
-else:
-    from typing_extensions import assert_never
 
 EXIT_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 """Each makes a graceful stop that is under way a quick one."""
 
 
-class AirflowArbiter(WorkerKeeper):
+class AirflowArbiter(PlanDoer):
     """
     gunicorn's arbiter, with replacement of workers one by one.
 
@@ -74,12 +57,8 @@ class AirflowArbiter(WorkerKeeper):
         # Before super(): its __init__ runs setup().
         self.steering = Steering(self)
         self._policy = RolloutPolicy()
-        self._spawn_errors: list[str] = []
-        self._lasting_errors: list[str] = []
         self._stop: Stop | None = None
-        self._turns = Turns()
         self._container = Container()
-        self._wake_in_s = IDLE_WAKE_S
         self._title = ("", "")
         self.reloader = Reloader(self, self._container)
         self._told: tuple[Event, ...] = ()
@@ -155,16 +134,15 @@ class AirflowArbiter(WorkerKeeper):
 
     def manage_workers(self) -> None:
         """Take one turn."""
-        self._wake_in_s = IDLE_WAKE_S
+        self.wake_in_s = IDLE_WAKE_S
         try:
             self._go_on_with_reload()
             view = self._observe()
             decision = plan(view, self._policy)
             self.state = decision.state
-            self._wake_in_s = min(decision.wake_in_s, self.reloader.wake_in_s)
+            self.wake_in_s = min(decision.wake_in_s, self.reloader.wake_in_s)
             self._publish(decision.events)
-            for action in decision.actions:
-                self._try(action)
+            self.do(decision.actions)
             self.show_title("reload failed" if self.reloader.failure else "")
         except HaltServer:
             raise
@@ -193,8 +171,8 @@ class AirflowArbiter(WorkerKeeper):
             )
         workers = tuple(map(view_of, self.WORKERS.values()))
         departures, self.departures = tuple(self.departures), []
-        spawn_errors, self._spawn_errors = tuple(self._spawn_errors), []
-        lasting_errors, self._lasting_errors = tuple(self._lasting_errors), []
+        spawn_errors, self.spawn_errors = tuple(self.spawn_errors), []
+        lasting_errors, self.lasting_errors = tuple(self.lasting_errors), []
         return PoolView(
             now=time.monotonic(),
             target=self.num_workers,
@@ -207,64 +185,6 @@ class AirflowArbiter(WorkerKeeper):
             memory_room_bytes=self._container.room_bytes(),
             stop=self._stop,
         )
-
-    def _try(self, action: Action) -> None:
-        """Act, and let what goes wrong not keep the rest of the plan from being done."""
-        try:
-            self._act(action)
-        except Exception as error:
-            if isinstance(error, HaltServer):
-                raise
-            events.publish_exception("arbiter.action_failed", action=type(action).__name__)
-
-    def _act(self, action: Action) -> None:
-        match action:
-            case Spawn():
-                self._do_spawn(action)
-            case Drain():
-                self._do_drain(action)
-            case Quit():
-                self.kill_worker(action.pid, signal.SIGQUIT)
-            case Dump():
-                self.ask_stacks(action.pid)
-            case Kill():
-                self._do_kill(action)
-            case Halt():
-                self._do_halt(action)
-            case _:
-                assert_never(action)
-
-    def _do_spawn(self, action: Spawn) -> None:
-        for _ in range(action.count):
-            if self._turns.elapsed_s > SPAWN_BUDGET_S:
-                self._wake_in_s = 0.0  # the next turn plans the rest anew
-                return
-            try:
-                pid = self.spawn_worker(must_prove=action.must_prove)
-            except Exception as error:
-                # No process, descriptor or memory is left; or what time does not heal, as a hook that raises.
-                events.publish_exception("worker.spawn_failed")
-                errors = self._spawn_errors if isinstance(error, OSError) else self._lasting_errors
-                errors.append(f"{type(error).__name__}: {error}")
-                return
-            worker = self.WORKERS[pid]
-            events.publish("worker.spawned", pid=pid, age=worker.age, generation=worker.book.generation)
-
-    def _do_drain(self, action: Drain) -> None:
-        events.publish("worker.drain_requested", pid=action.pid, age=action.age, reason=action.reason)
-        self.kill_worker(action.pid, signal.SIGTERM)
-
-    def _do_kill(self, action: Kill) -> None:
-        worker = self.WORKERS[action.pid]
-        worker.book.kill_cause = action.cause
-        try:
-            self.tell_stacks(action.pid)
-            events.publish("worker.killed", level="error", pid=action.pid, age=action.age, cause=action.cause)
-        finally:
-            self.kill_worker(action.pid, signal.SIGKILL)
-
-    def _do_halt(self, action: Halt) -> None:
-        raise HaltServer(f"the app cannot boot: {action.cause}", self.WORKER_BOOT_ERROR)
 
     def show_title(self, state: str = "") -> None:
         """
@@ -292,10 +212,10 @@ class AirflowArbiter(WorkerKeeper):
         :param timeout: longest sleep, in seconds.
         :return: the signals that came, in order.
         """
-        self._turns.end()
+        self.turns.end()
         if self.SIG_QUEUE.empty():
-            self.wakeup.wait(min(timeout, self._wake_in_s))
-        self._turns.begin()
+            self.wakeup.wait(min(timeout, self.wake_in_s))
+        self.turns.begin()
         signals: list[int] = []
         while not self.SIG_QUEUE.empty():
             sig = self.SIG_QUEUE.get_nowait()
@@ -374,10 +294,10 @@ class AirflowArbiter(WorkerKeeper):
                 self.log.info("Quick shutdown requested")
                 self._stop = replace(self._stop, quick_at=time.monotonic())
         self.manage_workers()  # tells of the last that went
-        self._turns.end()
+        self.turns.end()
         events.publish(
             "arbiter.stopped",
             uptime_s=round(time.monotonic() - self.started_at, 3),
             workers_spawned=self._stats["workers_spawned"],
-            longest_turn_ms=round(self._turns.longest_s * 1000, 1),
+            longest_turn_ms=round(self.turns.longest_s * 1000, 1),
         )
