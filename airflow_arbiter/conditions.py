@@ -30,7 +30,7 @@ def is_available(worker: WorkerView, now: float, policy: RolloutPolicy) -> bool:
     )
 
 
-def due_reason(worker: WorkerView, now: float, generation: int, policy: RolloutPolicy) -> Reason | None:
+def due_reason(worker: WorkerView, view: PoolView, policy: RolloutPolicy) -> Reason | None:
     """
     Why the worker is to be replaced, or None.
 
@@ -39,14 +39,27 @@ def due_reason(worker: WorkerView, now: float, generation: int, policy: RolloutP
     """
     if not policy.surge:
         return None
-    if worker.generation < generation:
+    if is_outdated(worker, view):
         return "generation"
+    if is_ordered_away(worker, view):
+        return "command"
     if worker.retire_reason is not None:
         return worker.retire_reason
-    if is_over_memory(worker, policy) and now >= _may_retire_at(worker, policy):
+    if is_over_memory(worker, policy) and view.now >= _may_retire_at(worker, policy):
         return "memory"
     expiry = expires_at(worker, policy)
-    return "age" if expiry is not None and now >= expiry else None
+    return "age" if expiry is not None and view.now >= expiry else None
+
+
+def is_outdated(worker: WorkerView, view: PoolView) -> bool:
+    """Whether a reload has opened a generation after the worker's, and was not given up since."""
+    return worker.generation < view.generation != view.state.orders.spared_generation
+
+
+def is_ordered_away(worker: WorkerView, view: PoolView) -> bool:
+    """Whether an operator wants it replaced, alone or with everybody of its time."""
+    orders = view.state.orders
+    return worker.age <= orders.restart_age or worker.age in orders.stopped
 
 
 def expires_at(worker: WorkerView, policy: RolloutPolicy) -> float | None:
@@ -95,7 +108,7 @@ def available(workers: tuple[WorkerView, ...], now: float, policy: RolloutPolicy
 
 def due(workers: tuple[WorkerView, ...], view: PoolView, policy: RolloutPolicy) -> tuple[WorkerView, ...]:
     """The workers that have a reason to be replaced, oldest first."""
-    return tuple(w for w in workers if due_reason(w, view.now, view.generation, policy))
+    return tuple(w for w in workers if due_reason(w, view, policy))
 
 
 def is_full(workers: tuple[WorkerView, ...], view: PoolView, policy: RolloutPolicy) -> bool:

@@ -16,6 +16,8 @@ from airflow_arbiter.conditions import (
     in_force,
     is_full,
     is_leaving,
+    is_ordered_away,
+    is_outdated,
     stayers,
     was_over_memory_young,
 )
@@ -60,7 +62,18 @@ def learn(view: PoolView, policy: RolloutPolicy) -> tuple[RolloutState, list[Eve
     state, on_boots = _learn_boot_failures(state, view, policy)
     state, on_crashes = _learn_crashes(state, view)
     state, on_progress = _learn_progress(state, view, policy)
+    state = _learn_orders(state, view, policy)
     return state, [*exits, *on_memory, *on_progress, *on_boots, *on_crashes]
+
+
+def abort(state: RolloutState, generation: int) -> RolloutState:
+    """
+    Give up what was ordered, and with it the rollout and the wait for its newcomers.
+
+    What is due for a reason of its own opens a rollout anew.
+    """
+    orders = state.orders.abort(generation)
+    return replace(state, orders=orders, progress=None, boot_backoff=Backoff())
 
 
 def _learn_memory(
@@ -76,7 +89,7 @@ def _learn_memory(
         return state, []
     flaps = state.memory_flaps
     for gone in view.departures:
-        if _was_asked(gone) and due_reason(gone.worker, view.now, view.generation, policy) == "memory":
+        if _was_asked(gone) and due_reason(gone.worker, view, policy) == "memory":
             flaps = flaps + 1 if was_over_memory_young(gone.worker, policy) else 0
     if flaps < MEMORY_FLAPS:
         return replace(state, memory_flaps=flaps), []
@@ -114,7 +127,7 @@ def _learn_boot_failures(
     ]
     counted = [cause for spawned_at, cause in failures if spawned_at >= backoff.struck_at]
     if counted:
-        backoff = _strike(backoff, view.now)
+        backoff = _strike(backoff, view.now, cause=counted[0])
     if any(not _was_asked(gone) and gone.worker.ready_at is not None for gone in view.departures):
         # Lost capacity is worth an attempt at once, whatever became of the newcomers before.
         backoff = replace(backoff, retry_at=min(backoff.retry_at, view.now))
@@ -122,7 +135,7 @@ def _learn_boot_failures(
     state = replace(state, boot_backoff=backoff)
     if not counted or not state.has_served:
         return state, []
-    return state, [_waiting("rollout.stalled", cause=counted[0], backoff=backoff, now=view.now)]
+    return state, [_waiting("rollout.stalled", backoff=backoff, now=view.now)]
 
 
 def _learn_crashes(state: RolloutState, view: PoolView) -> tuple[RolloutState, list[Event]]:
@@ -136,16 +149,16 @@ def _learn_crashes(state: RolloutState, view: PoolView) -> tuple[RolloutState, l
         if _died_early(gone, view.now) and gone.worker.spawned_at >= backoff.struck_at
     ]
     if causes:
-        backoff = _strike(backoff, view.now, free=1)
+        backoff = _strike(backoff, view.now, cause=causes[0], free=1)
     state = replace(state, crash_backoff=backoff)
     if not causes or backoff.retry_at <= view.now:
         return state, []
-    return state, [_waiting("respawn.delayed", cause=causes[0], backoff=backoff, now=view.now)]
+    return state, [_waiting("respawn.delayed", backoff=backoff, now=view.now)]
 
 
-def _waiting(name: str, *, cause: str, backoff: Backoff, now: float) -> Event:
+def _waiting(name: str, *, backoff: Backoff, now: float) -> Event:
     """Tell of a wait, and of what it is for."""
-    values = (("cause", cause), ("failures", backoff.strikes), ("retry_in_s", backoff.retry_at - now))
+    values = (("cause", backoff.cause), ("failures", backoff.strikes), ("retry_in_s", backoff.retry_at - now))
     return Event(name=name, level="error", values=values)
 
 
@@ -157,8 +170,8 @@ def _learn_progress(
     leaving = due(tuple(w for w in by_age(view.workers) if is_leaving(w)), view, policy)
     events: list[Event] = []
     progress = state.progress
-    if progress is None and waiting:
-        reason = due_reason(waiting[0], view.now, view.generation, policy)
+    if progress is None and waiting and not state.orders.is_paused:
+        reason = due_reason(waiting[0], view, policy)
         progress = Progress(started_at=view.now)
         started = (("due", len(waiting)), ("reason", str(reason)), ("target", view.target))
         events.append(Event(name="rollout.started", values=started))
@@ -174,6 +187,19 @@ def _learn_progress(
     return replace(state, progress=None if is_complete else progress), events
 
 
+def _learn_orders(state: RolloutState, view: PoolView, policy: RolloutPolicy) -> RolloutState:
+    """Notice when everybody is replaced whom the last restart or reload was meant for."""
+    orders = state.orders.forget([worker.age for worker in view.workers])
+    completed = state.completed
+    if not orders.awaiting and orders.aborted < orders.revision:
+        is_done = not any(is_outdated(w, view) or is_ordered_away(w, view) for w in view.workers)
+        if is_done and is_full(view.workers, view, policy):
+            completed = orders.revision
+        elif not policy.surge:
+            orders = orders.give_up()
+    return replace(state, orders=orders, completed=completed)
+
+
 def _exit_events(view: PoolView, policy: RolloutPolicy) -> list[Event]:
     """Tell of every worker that is gone; as an error only where nobody asked it to go."""
     return [
@@ -185,7 +211,7 @@ def _exit_events(view: PoolView, policy: RolloutPolicy) -> list[Event]:
                 ("age", gone.worker.age),
                 ("generation", gone.worker.generation),
                 ("cause", gone.cause),
-                ("reason", due_reason(gone.worker, view.now, view.generation, policy) or ""),
+                ("reason", due_reason(gone.worker, view, policy) or ""),
                 ("uptime_s", round(view.now - gone.worker.spawned_at, 3)),
             ),
         )
@@ -193,12 +219,12 @@ def _exit_events(view: PoolView, policy: RolloutPolicy) -> list[Event]:
     ]
 
 
-def _strike(backoff: Backoff, now: float, *, free: int = 0) -> Backoff:
+def _strike(backoff: Backoff, now: float, *, cause: str, free: int = 0) -> Backoff:
     """Count one more failed attempt, of which the first `free` cost no wait."""
     strikes = backoff.strikes + 1
     doublings = min(strikes - 1 - free, 16)
     delay_s = 0.0 if doublings < 0 else min(BACKOFF_FIRST_S * 2**doublings, BACKOFF_LAST_S)
-    return Backoff(strikes=strikes, struck_at=now, retry_at=now + delay_s)
+    return Backoff(strikes=strikes, struck_at=now, retry_at=now + delay_s, cause=cause)
 
 
 def boot_failures(view: PoolView) -> list[str]:

@@ -1,8 +1,9 @@
 """
 The values that the planner reads and writes: what is seen of the pool, and what is to be done about it.
 
-Owns the words (target, surge, available, due, drain, kill, generation) as frozen facts. Knows nobody, and
-holds no rule; the rules are in :mod:`airflow_arbiter.rollout`. Times are seconds of one monotonic clock.
+Owns the words (target, surge, available, due, drain, kill, generation) as frozen facts. Knows nobody but the
+operator's :mod:`airflow_arbiter.orders`, and holds no rule; the rules are in :mod:`airflow_arbiter.rollout`.
+Times are seconds of one monotonic clock.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from typing import Literal
+
+from airflow_arbiter.orders import Orders
 
 Reason = Literal["age", "requests", "memory", "generation", "command"]
 DrainReason = Reason | Literal["scale", "surplus", "stop"]
@@ -72,7 +75,7 @@ class WorkerView:
     :param listening_at: since when it takes connections.
     :param ready_at: since when it has proved itself.
     :param beat_at: last heartbeat.
-    :param retire_reason: why the worker itself, or an operator, wants it replaced.
+    :param retire_reason: why the worker itself wants to be replaced.
     :param draining_at: since when it was asked to leave.
     :param quit_at: when it was asked to leave at once.
     :param dumped_at: when it was last asked for its stacks.
@@ -118,11 +121,13 @@ class Backoff:
     :param strikes: failed attempts in a row.
     :param struck_at: when the last one was counted.
     :param retry_at: when to try again.
+    :param cause: what the last one failed of, in words.
     """
 
     strikes: int = 0
     struck_at: float = -math.inf
     retry_at: float = -math.inf
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +153,8 @@ class RolloutState:
     :param crash_backoff: waits after workers that died soon after birth.
     :param memory_flaps: workers in a row that were replaced for a memory limit which they had passed young.
     :param memory_off_until: generation before which nobody is replaced for memory.
+    :param orders: what an operator has ordered.
+    :param completed: the last revision of the orders of which everybody was replaced.
     """
 
     has_served: bool = False
@@ -159,10 +166,14 @@ class RolloutState:
     progress: Progress | None = None
     memory_flaps: int = 0
     memory_off_until: int = 0
+    orders: Orders = field(default_factory=Orders)
+    completed: int = 0
 
     @property
     def phase(self) -> Phase:
-        """Where the pool is: at rest, moving, or held up by newcomers that fail."""
+        """Where the pool is: at rest, moving, or held up, by an operator or by newcomers that fail."""
+        if self.orders.is_paused:
+            return "paused"
         if self.boot_backoff.strikes:
             return "stalled"
         return "progressing" if self.progress else "idle"

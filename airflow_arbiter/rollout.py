@@ -153,17 +153,50 @@ def workers_that_fit(view: PoolView) -> int:
     return max(0, view.memory_room_bytes // newest_bytes - booting)
 
 
+def replaceable(
+    staying: tuple[WorkerView, ...], view: PoolView, policy: RolloutPolicy
+) -> tuple[WorkerView, ...]:
+    """The due workers, oldest first, that may be replaced now: all of them, or none while it is paused."""
+    return () if view.state.orders.is_paused else due(staying, view, policy)
+
+
+def successors(staying: tuple[WorkerView, ...], view: PoolView, policy: RolloutPolicy) -> int:
+    """
+    How many workers more than wanted may stay, because due ones are still to go.
+
+    In a pause these are the newcomers that were under way when it began, which wait for its end.
+    """
+    waiting = len(due(staying, view, policy))
+    most = min(waiting, effective_surge(view.target, policy))
+    return min(most, len(staying) - waiting) if view.state.orders.is_paused else most
+
+
 # -- the steps of a plan
 # --------------------------------------------------------------------------------------
 
 
 def _drains(staying: tuple[WorkerView, ...], view: PoolView, policy: RolloutPolicy) -> list[Drain]:
     """
+    Choose who is asked to leave, until nobody more has to.
+
+    Once may not be enough in a pause: where a pool that is scaled down loses due workers, fewer successors
+    are waiting for their places.
+    """
+    drains: list[Drain] = []
+    while found := _next_drains(staying, view, policy):
+        drains += found
+        staying = _without(staying, found)
+    return drains
+
+
+def _next_drains(staying: tuple[WorkerView, ...], view: PoolView, policy: RolloutPolicy) -> list[Drain]:
+    """
     Choose who is asked to leave.
 
     First, at no cost, whoever is not missed and not wanted any more: due itself, or more than the pool needs
     (newest first, as it has the longest way to go). Then, paid for by spare available workers,
-    the due ones and after them the oldest of a pool that was scaled down.
+    the due ones and after them the oldest of a pool that was scaled down; or its newest, where a rollout was
+    given up: they came with it.
     """
     has_enough = is_full(staying, view, policy)
 
@@ -171,28 +204,30 @@ def _drains(staying: tuple[WorkerView, ...], view: PoolView, policy: RolloutPoli
         """Whether nobody misses it: it takes no connections, or carries nothing while enough others do."""
         return worker.listening_at is None or (has_enough and not is_available(worker, view.now, policy))
 
-    drains = [
-        Drain(pid=w.pid, age=w.age, reason=reason)
-        for w in staying
-        if is_free(w) and (reason := due_reason(w, view.now, view.generation, policy))
-    ]
+    to_replace = replaceable(staying, view, policy)
+    drains = [_replacing(worker, view, policy) for worker in to_replace if is_free(worker)]
     staying = _without(staying, drains)
 
-    due_now = due(staying, view, policy)
-    surplus = len(staying) - view.target - min(len(due_now), effective_surge(view.target, policy))
+    surplus = len(staying) - view.target - successors(staying, view, policy)
     unwanted = [w for w in reversed(staying) if is_free(w)][: max(0, surplus)]
     drains += [Drain(pid=w.pid, age=w.age, reason="surplus") for w in unwanted]
     staying = _without(staying, drains)
 
     budget = drain_budget(staying, view, policy)
-    for worker in due_now[:budget]:
-        reason = due_reason(worker, view.now, view.generation, policy)
-        assert reason is not None  # by the definition of due
-        drains.append(Drain(pid=worker.pid, age=worker.age, reason=reason))
-    if len(due_now) < budget:
-        others = [w for w in staying if w not in due_now and is_available(w, view.now, policy)]
-        drains += [Drain(pid=w.pid, age=w.age, reason="scale") for w in others[: budget - len(due_now)]]
+    due_now = replaceable(staying, view, policy)
+    drains += [_replacing(worker, view, policy) for worker in due_now[:budget]]
+    budget -= max(len(due_now), successors(staying, view, policy))
+    others = [w for w in staying if w not in due_now and is_available(w, view.now, policy)]
+    if view.state.orders.is_given_up:
+        others.reverse()
+    drains += [Drain(pid=w.pid, age=w.age, reason="scale") for w in others[: max(0, budget)]]
     return drains
+
+
+def _replacing(worker: WorkerView, view: PoolView, policy: RolloutPolicy) -> Drain:
+    reason = due_reason(worker, view, policy)
+    assert reason is not None  # by the definition of due
+    return Drain(pid=worker.pid, age=worker.age, reason=reason)
 
 
 def _in_place(
@@ -204,16 +239,12 @@ def _in_place(
     One at a time, out of a pool that is whole, and not while newcomers that failed are waited for. Never the
     only worker for a reason that can wait: its successor may be bad.
     """
-    waiting = due(staying, view, policy)
+    waiting = replaceable(staying, view, policy)
     is_whole = len(view.workers) == view.target and is_full(staying, view, policy)
     if not waiting or not is_whole or view.now < state.retry_at or workers_that_fit(view):
         return None
-    oldest = waiting[0]
-    reason = due_reason(oldest, view.now, view.generation, policy)
-    assert reason is not None  # by the definition of due
-    if view.target == 1 and reason != "memory":
-        return None
-    return Drain(pid=oldest.pid, age=oldest.age, reason=reason)
+    drain = _replacing(waiting[0], view, policy)
+    return None if view.target == 1 and drain.reason != "memory" else drain
 
 
 def _in_place_event(drain: Drain, view: PoolView) -> Event:
@@ -232,7 +263,7 @@ def _spawn_count(
     """Count what is missing, and a successor for each that is due, within the room there is."""
     if view.now < state.retry_at:
         return 0
-    wanted = view.target + len(due(staying, view, policy)) - len(staying)
+    wanted = view.target + len(replaceable(staying, view, policy)) - len(staying)
     count = max(0, min(wanted, surge_room(view, policy)))
     if not state.has_served:
         # The first worker goes ahead alone: an app that cannot boot fails once, not `target` times, and the

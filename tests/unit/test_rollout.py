@@ -6,6 +6,32 @@ import math
 from dataclasses import replace
 
 import pytest
+from harness.planning import (
+    HOURLY,
+    NEW,
+    NOW,
+    POLICY,
+    SERVED,
+    booting,
+    completed,
+    decision,
+    delayed,
+    drain,
+    due,
+    exited,
+    kill,
+    killed,
+    leaving,
+    listening,
+    look,
+    ready,
+    rolling,
+    spawn,
+    stalled,
+    started,
+    struck,
+    under_way,
+)
 
 from airflow_arbiter.pool import (
     Action,
@@ -20,7 +46,6 @@ from airflow_arbiter.pool import (
     PoolView,
     Progress,
     Quit,
-    Reason,
     RolloutPolicy,
     RolloutState,
     Spawn,
@@ -28,158 +53,6 @@ from airflow_arbiter.pool import (
     WorkerView,
 )
 from airflow_arbiter.rollout import plan
-
-NOW = 1000.0
-POLICY = RolloutPolicy()
-HOURLY = RolloutPolicy(refresh_interval_s=100.0, refresh_jitter=0.0)
-SERVED = RolloutState(has_served=True, has_proved=True, turn_at=NOW - 1)
-NEW = RolloutState()
-
-
-# -- the world in few words
-# --------------------------------------------------------------------------------------------------
-
-
-def ready(
-    age: int,
-    *,
-    generation: int = 1,
-    since: float = 500.0,
-    jitter: float = 0.0,
-    beat_at: float = NOW,
-    retire_reason: Reason | None = None,
-) -> WorkerView:
-    """A worker that has proved itself, serves and beats."""
-    return WorkerView(
-        pid=100 + age,
-        age=age,
-        generation=generation,
-        spawned_at=since - 1,
-        jitter=jitter,
-        listening_at=since,
-        ready_at=since,
-        beat_at=beat_at,
-        retire_reason=retire_reason,
-    )
-
-
-def booting(age: int, *, generation: int = 1, since: float = NOW - 5, trouble: str = "") -> WorkerView:
-    """A worker that does not take connections yet."""
-    return WorkerView(pid=100 + age, age=age, generation=generation, spawned_at=since, trouble=trouble)
-
-
-def listening(age: int, *, generation: int = 1, beat_at: float = NOW) -> WorkerView:
-    """A worker of the first generation that takes connections, and whose probe has not passed."""
-    return WorkerView(
-        pid=100 + age, age=age, generation=generation, spawned_at=499, listening_at=500, beat_at=beat_at
-    )
-
-
-def due(age: int) -> WorkerView:
-    """A ready worker that has asked to be replaced."""
-    return ready(age, retire_reason="requests")
-
-
-def leaving(worker: WorkerView, *, since: float = NOW - 5) -> WorkerView:
-    return replace(worker, draining_at=since)
-
-
-def killed(worker: WorkerView, *, since: float = NOW - 5) -> WorkerView:
-    return replace(worker, killed_at=since)
-
-
-def look(
-    *workers: WorkerView,
-    target: int,
-    state: RolloutState = SERVED,
-    now: float = NOW,
-    generation: int = 1,
-    departures: tuple[Departure, ...] = (),
-    spawn_errors: tuple[str, ...] = (),
-) -> PoolView:
-    return PoolView(
-        now=now,
-        target=target,
-        generation=generation,
-        workers=workers,
-        state=state,
-        departures=departures,
-        spawn_errors=spawn_errors,
-    )
-
-
-# -- the expected in few words
-# --------------------------------------------------------------------------------------------------
-
-
-def decision(
-    *actions: Action,
-    events: tuple[Event, ...] = (),
-    wake_in_s: float = 1.0,
-    state: RolloutState = SERVED,
-    now: float = NOW,
-) -> Plan:
-    return Plan(actions=actions, state=replace(state, turn_at=now), events=events, wake_in_s=wake_in_s)
-
-
-def rolling(
-    *actions: Action,
-    since: float = NOW - 60,
-    replaced: int = 0,
-    events: tuple[Event, ...] = (),
-    wake_in_s: float = 1.0,
-) -> Plan:
-    """The plan of a turn within a rollout."""
-    return decision(*actions, events=events, wake_in_s=wake_in_s, state=under_way(since, replaced=replaced))
-
-
-def under_way(since: float = NOW - 60, *, replaced: int = 0) -> RolloutState:
-    return replace(SERVED, progress=Progress(started_at=since, replaced=replaced))
-
-
-def spawn(count: int) -> Spawn:
-    return Spawn(count=count, must_prove=True)
-
-
-def drain(age: int, reason: Reason | str = "requests") -> Drain:
-    return Drain(pid=100 + age, age=age, reason=reason)  # type: ignore[arg-type]  # the tables are short
-
-
-def kill(age: int, cause: str) -> Kill:
-    return Kill(pid=100 + age, age=age, cause=cause)
-
-
-def started(count: int, reason: str, target: int) -> Event:
-    return Event(name="rollout.started", values=(("due", count), ("reason", reason), ("target", target)))
-
-
-def completed(replaced: int, duration_s: float) -> Event:
-    return Event(name="rollout.completed", values=(("replaced", replaced), ("duration_s", duration_s)))
-
-
-def stalled(cause: str, failures: int, retry_in_s: float) -> Event:
-    values = (("cause", cause), ("failures", failures), ("retry_in_s", retry_in_s))
-    return Event(name="rollout.stalled", level="error", values=values)
-
-
-def delayed(cause: str, failures: int, retry_in_s: float) -> Event:
-    return replace(stalled(cause, failures, retry_in_s), name="respawn.delayed")
-
-
-def exited(gone: Departure, *, reason: str = "", is_error: bool = True, now: float = NOW) -> Event:
-    return Event(
-        name="worker.exited",
-        level="error" if is_error else "info",
-        values=(
-            ("pid", gone.worker.pid),
-            ("age", gone.worker.age),
-            ("generation", gone.worker.generation),
-            ("cause", gone.cause),
-            ("reason", reason),
-            ("uptime_s", round(now - gone.worker.spawned_at, 3)),
-        ),
-    )
-
 
 # -- start
 # --------------------------------------------------------------------------------------------------
@@ -230,7 +103,7 @@ def exited(gone: Departure, *, reason: str = "", is_error: bool = True, now: flo
             look(target=2, state=NEW, departures=(Departure(worker=booting(1), cause="exit code 3"),)),
             decision(
                 Halt(cause="exit code 3"),
-                state=replace(NEW, boot_backoff=Backoff(strikes=1, struck_at=NOW, retry_at=NOW + 1)),
+                state=replace(NEW, boot_backoff=struck(1, 1, "worker 1 exit code 3")),
                 events=(exited(Departure(worker=booting(1), cause="exit code 3")),),
             ),
             id="halt-when-nothing-has-ever-served-and-the-first-worker-cannot-boot",
@@ -251,7 +124,7 @@ def exited(gone: Departure, *, reason: str = "", is_error: bool = True, now: flo
         pytest.param(
             look(target=2, state=NEW, spawn_errors=("no memory",)),
             decision(
-                state=replace(NEW, boot_backoff=Backoff(strikes=1, struck_at=NOW, retry_at=NOW + 1)),
+                state=replace(NEW, boot_backoff=struck(1, 1, "could not be spawned: no memory")),
             ),
             id="a-fork-that-fails-is-tried-again,-not-a-reason-to-halt",
         ),
@@ -310,7 +183,6 @@ def test_steady_pool_does_nothing(seen: PoolView, policy: RolloutPolicy) -> None
         pytest.param(ready(1), 2, POLICY, "generation", id="an-older-generation-is-due"),
         pytest.param(due(1), 1, POLICY, "requests", id="a-worker-may-ask,-requests"),
         pytest.param(ready(1, retire_reason="memory"), 1, POLICY, "memory", id="a-worker-may-ask,-memory"),
-        pytest.param(ready(1, retire_reason="command"), 1, POLICY, "command", id="an-operator-may-ask"),
         pytest.param(due(1), 2, HOURLY, "generation", id="generation-wins-over-what-was-asked"),
         pytest.param(due(1), 1, HOURLY, "requests", id="what-was-asked-wins-over-age"),
     ],
@@ -1213,7 +1085,7 @@ def test_newcomer_that_fails_stalls_the_rollout() -> None:
     """The old worker stays, the failure is told with its values, and the retry waits."""
     gone = Departure(worker=booting(2), cause="exit code 3")
     assert plan(look(due(1), target=1, state=under_way(), departures=(gone,)), POLICY) == decision(
-        state=replace(under_way(), boot_backoff=Backoff(strikes=1, struck_at=NOW, retry_at=NOW + 1)),
+        state=replace(under_way(), boot_backoff=struck(1, 1, "worker 2 exit code 3")),
         events=(exited(gone), stalled("worker 2 exit code 3", 1, 1.0)),
     )
 
@@ -1221,7 +1093,7 @@ def test_newcomer_that_fails_stalls_the_rollout() -> None:
 def test_fork_that_fails_stalls_the_rollout() -> None:
     """A process that cannot be made is a newcomer that fails."""
     assert plan(look(ready(1), target=2, spawn_errors=("out of memory", "again")), POLICY) == decision(
-        state=replace(SERVED, boot_backoff=Backoff(strikes=1, struck_at=NOW, retry_at=NOW + 1)),
+        state=replace(SERVED, boot_backoff=struck(1, 1, "could not be spawned: out of memory")),
         events=(stalled("could not be spawned: out of memory", 1, 1.0),),
     )
 
@@ -1292,7 +1164,7 @@ STRUCK = replace(SERVED, boot_backoff=Backoff(strikes=3, struck_at=NOW - 2, retr
                 ),
             ),
             decision(
-                state=replace(SERVED, boot_backoff=Backoff(strikes=4, struck_at=NOW, retry_at=NOW + 8)),
+                state=replace(SERVED, boot_backoff=struck(4, 8, "worker 5 exit code 3")),
                 events=(
                     *(
                         exited(Departure(worker=booting(age, since=NOW - 2), cause="exit code 3"))
@@ -1373,7 +1245,7 @@ CRASHED = replace(SERVED, crash_backoff=Backoff(strikes=1, struck_at=NOW - 60, r
             decision(
                 spawn(1),
                 events=(exited(EARLY_CRASH),),
-                state=replace(SERVED, crash_backoff=Backoff(strikes=1, struck_at=NOW, retry_at=NOW)),
+                state=replace(SERVED, crash_backoff=struck(1, 0, "worker 2 signal SIGSEGV")),
             ),
             id="the-first-early-one-is-replaced-at-once",
         ),
@@ -1382,7 +1254,7 @@ CRASHED = replace(SERVED, crash_backoff=Backoff(strikes=1, struck_at=NOW - 60, r
             EARLY_CRASH,
             decision(
                 events=(exited(EARLY_CRASH), delayed("worker 2 signal SIGSEGV", 2, 1.0)),
-                state=replace(SERVED, crash_backoff=Backoff(strikes=2, struck_at=NOW, retry_at=NOW + 1)),
+                state=replace(SERVED, crash_backoff=struck(2, 1, "worker 2 signal SIGSEGV")),
             ),
             id="the-second-early-one-waits-a-second",
         ),
@@ -1391,7 +1263,7 @@ CRASHED = replace(SERVED, crash_backoff=Backoff(strikes=1, struck_at=NOW - 60, r
             EARLY_CRASH,
             decision(
                 events=(exited(EARLY_CRASH), delayed("worker 2 signal SIGSEGV", 6, 16.0)),
-                state=replace(SERVED, crash_backoff=Backoff(strikes=6, struck_at=NOW, retry_at=NOW + 16)),
+                state=replace(SERVED, crash_backoff=struck(6, 16, "worker 2 signal SIGSEGV")),
             ),
             id="the-sixth-early-one-waits-16-s",
         ),
@@ -1413,7 +1285,7 @@ CRASHED = replace(SERVED, crash_backoff=Backoff(strikes=1, struck_at=NOW - 60, r
             decision(
                 spawn(1),
                 events=(exited(EARLY_CRASH),),
-                state=replace(SERVED, crash_backoff=Backoff(strikes=1, struck_at=NOW, retry_at=NOW)),
+                state=replace(SERVED, crash_backoff=struck(1, 0, "worker 2 signal SIGSEGV")),
             ),
             id="a-minute-after-the-strike-it-is-the-first-again",
         ),
@@ -1451,7 +1323,7 @@ def test_no_halt_once_anything_has_served(state: RolloutState) -> None:
     """A server that has served is never ended by its newcomers, even with nobody left."""
     gone = Departure(worker=booting(2), cause="exit code 3")
     assert plan(look(target=1, state=state, departures=(gone,)), POLICY) == decision(
-        state=replace(state, boot_backoff=Backoff(strikes=1, struck_at=NOW, retry_at=NOW + 1)),
+        state=replace(state, boot_backoff=struck(1, 1, "worker 2 exit code 3")),
         events=(exited(gone), stalled("worker 2 exit code 3", 1, 1.0)),
     )
 

@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from airflow_arbiter import history
+from airflow_arbiter.orders import Orders
 from airflow_arbiter.pool import (
     Action,
     Departure,
@@ -128,6 +130,10 @@ class Pool:
         self.stop: Stop | None = None
         self.room_mib: int | None = None
         self.memory_off_until = 0
+        self.outdated: set[int] = set()
+        self.ordered: set[int] = set()
+        self.meant_by: dict[int, set[int]] = {}
+        self.is_given_up = False
 
     # -- facts, worked out from what is there ----------------------------------------------------------------
 
@@ -153,8 +159,8 @@ class Pool:
     def reason(self, worker: WorkerView) -> Reason | None:
         if self.policy.surge == 0:
             return None
-        if worker.generation != self.generation:
-            return "generation"
+        if worker.age in self.outdated | self.ordered:
+            return "generation" if worker.age in self.outdated else "command"
         if worker.retire_reason:
             return worker.retire_reason
         if (
@@ -171,6 +177,14 @@ class Pool:
             if worker.ready_at + life_s <= self.now:
                 return "age"
         return None
+
+    @property
+    def is_paused(self) -> bool:
+        return self.state.orders.is_paused
+
+    @property
+    def living(self) -> set[int]:
+        return {view.age for view in self.views}
 
     def missed(self, worker: WorkerView) -> dict[str, float]:
         """The deadlines that the worker has missed, and when; time in which nobody ran does not count."""
@@ -214,6 +228,33 @@ class Pool:
             listening_at=self.now, ready_at=self.now if is_ready else None, beat_at=self.now, trouble=""
         )
 
+    # -- orders ----------------------------------------------------------------------------------------------
+
+    def order(self, orders: Orders) -> None:
+        self.state = replace(self.state, orders=orders)
+
+    def ask_for_reload(self) -> None:
+        self.order(self.state.orders.reload())
+        self.is_given_up = False
+
+    def open_generation(self) -> None:
+        """New code is in: whoever is there is outdated."""
+        self.generation += 1
+        self.outdated |= self.living
+        self.meant_by[self.state.orders.awaiting] = self.living
+        self.order(self.state.orders.settle_reload(has_failed=False))
+
+    def restart(self) -> None:
+        self.order(self.state.orders.restart(self.ages))
+        self.ordered |= self.living
+        self.is_given_up = False
+        self.meant_by[self.state.orders.revision] = self.living
+
+    def abort(self) -> None:
+        self.state = history.abort(self.state, self.generation)
+        self.outdated, self.ordered, self.meant_by = set(), set(), {}
+        self.is_given_up = True
+
     # -- the master's turn -----------------------------------------------------------------------------------
 
     def observe(self) -> PoolView:
@@ -244,6 +285,7 @@ class Pool:
         )
         self.memory_off_until = result.state.memory_off_until
         self.check(seen, result)
+        self.check_completed(seen, result)
         self.state, self.wake_in_s = result.state, result.wake_in_s
         for action in result.actions:
             self.act(action)
@@ -374,13 +416,14 @@ class Pool:
         reasons = {age: self.reason(workers[age]) for age in workers}
         for drain in drains:
             if drain.reason in {"scale", "surplus"}:
-                assert reasons[drain.age] is None
+                assert reasons[drain.age] is None or self.is_paused
                 assert (drain.age in carrying) == (drain.reason == "scale")
             else:
+                assert not self.is_paused, "paused means that nobody is replaced"
                 assert reasons[drain.age] == drain.reason
-        due = {age for age in carrying if reasons[age]}
+        due = set() if self.is_paused else {age for age in carrying if reasons[age]}
         assert_oldest(taken & due, due)
-        assert_oldest(taken - due, carrying - due)
+        assert_oldest(taken - due, carrying - due, is_reversed=self.is_given_up)
         assert not taken - due or due <= taken, "the due leave before the rest"
 
     def check_spawns(self, seen: PoolView, result: Plan, spawns: list[Spawn], staying: int) -> None:
@@ -393,24 +436,40 @@ class Pool:
         assert not spawns or (count > 0 and spawns[0].must_prove == has_proved)
         assert not count or live <= ceiling, "process ceiling"
         assert self.has_listened or not count or live == 1, "the first worker goes ahead alone"
+        assert not self.is_paused or not count or staying + count <= self.target, "only what is missing"
         is_waiting = self.now < result.state.retry_at
         assert not (is_waiting and count), "a backoff is a wait"
         if not is_waiting and self.has_listened:
             assert staying + count >= self.target or live >= ceiling, "what is missing is spawned"
 
+    def check_completed(self, seen: PoolView, result: Plan) -> None:
+        """A revision is complete when nobody is left whom it or one before it was meant for."""
+        completed = result.state.completed
+        assert completed <= result.state.orders.revision
+        if completed == seen.state.completed:
+            return
+        assert completed == seen.state.orders.revision > seen.state.completed
+        assert not seen.state.orders.awaiting
+        meant = {age for ages in self.meant_by.values() for age in ages}
+        assert not meant & {worker.age for worker in seen.workers}
+        assert sum(map(self.carries, seen.workers)) >= self.target
+
     def is_settled(self) -> bool:
         """Whether the pool is as wanted, and knows it."""
         views = self.views
+        orders = self.state.orders
         return (
             len(views) == self.target
             and all(self.carries(worker) and self.reason(worker) is None for worker in views)
             and self.state.progress is None
+            and orders.revision == max(self.state.completed, orders.aborted)
         )
 
 
-def assert_oldest(taken: set[int], candidates: set[int]) -> None:
-    """FIFO: who leaves is older than whoever stays."""
-    assert sorted(taken) == sorted(candidates)[: len(taken)], "oldest first"
+def assert_oldest(taken: set[int], candidates: set[int], *, is_reversed: bool = False) -> None:
+    """FIFO: who leaves is older than whoever stays; the other way round after giving up."""
+    ordered = sorted(candidates, reverse=is_reversed)
+    assert sorted(taken) == sorted(ordered[: len(taken)]), "oldest first"
 
 
 def has(is_one: Callable[[Process], bool]) -> Callable[[RolloutMachine], bool]:
@@ -445,6 +504,14 @@ def is_killed(process: Process) -> bool:
 
 def is_alive(process: Process) -> bool:
     return process.view.killed_at is None
+
+
+def is_awaiting(machine: RolloutMachine) -> bool:
+    return bool(machine.pool.state.orders.awaiting)
+
+
+def is_paused(machine: RolloutMachine) -> bool:
+    return machine.pool.is_paused
 
 
 def is_hung(process: Process) -> bool:
@@ -579,7 +646,7 @@ class RolloutMachine(RuleBasedStateMachine):
         if process := self.some(pick, is_killed):
             self.pool.departs(process, "signal SIGKILL")
 
-    @rule(pick=picks, reason=st.sampled_from(["requests", "memory", "command"]))
+    @rule(pick=picks, reason=st.sampled_from(["requests", "memory"]))
     @precondition(has(is_alive))
     def retire(self, pick: int, reason: Reason) -> None:
         if process := self.some(pick, is_alive):
@@ -613,12 +680,49 @@ class RolloutMachine(RuleBasedStateMachine):
 
     @rule()
     def reload(self) -> None:
-        self.pool.generation += 1
+        self.pool.ask_for_reload()
+        self.pool.open_generation()
 
     @rule(policy=policies)
     def reload_with_other_options(self, policy: RolloutPolicy) -> None:
         self.pool.policy = policy
-        self.pool.generation += 1
+        self.reload()
+
+    @rule()
+    def ask_for_reload(self) -> None:
+        self.pool.ask_for_reload()
+
+    @rule(has_failed=st.booleans())
+    @precondition(is_awaiting)
+    def reload_comes_to_an_end(self, has_failed: bool) -> None:
+        if has_failed:
+            self.pool.order(self.pool.state.orders.settle_reload(has_failed=True))
+        else:
+            self.pool.open_generation()
+
+    @rule()
+    def restart(self) -> None:
+        self.pool.restart()
+
+    @rule()
+    def pause(self) -> None:
+        self.pool.order(self.pool.state.orders.pause())
+
+    @rule()
+    @precondition(is_paused)
+    def resume(self) -> None:
+        self.pool.order(self.pool.state.orders.resume())
+
+    @rule()
+    def abort(self) -> None:
+        self.pool.abort()
+
+    @rule(pick=picks)
+    @precondition(has(is_alive))
+    def stop_worker(self, pick: int) -> None:
+        if process := self.some(pick, is_alive):
+            self.pool.order(self.pool.state.orders.stop(process.view.age))
+            self.pool.ordered.add(process.view.age)
 
     @rule(is_broken=st.booleans())
     def fork_breaks_or_heals(self, is_broken: bool) -> None:
@@ -652,6 +756,9 @@ class RolloutMachine(RuleBasedStateMachine):
         """From here on everything goes well: the pool becomes what is wanted, and stays it."""
         pool = self.pool
         kept = pool.policy
+        pool.order(pool.state.orders.resume())
+        if pool.state.orders.awaiting:
+            pool.open_generation()
         pool.policy = replace(kept, refresh_interval_s=0.0, memory_limit_bytes=0)
         pool.has_fork_trouble = False
         pool.room_mib = None
