@@ -35,6 +35,8 @@ class ServerReport:
     :param longest_turn_ms: the longest turn of the master's loop.
     :param slow_turns: turns that were too long.
     :param control_socket: the path of the socket that this came through; empty without one.
+    :param predecessor_pid: the master beside which SIGUSR2 has started this one; 0 once it has gone.
+    :param successor_pid: the master that SIGUSR2 has started beside this one, while it lives; else 0.
     """
 
     pid: int
@@ -50,6 +52,8 @@ class ServerReport:
     longest_turn_ms: float
     slow_turns: int
     control_socket: str
+    predecessor_pid: int = 0
+    successor_pid: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,10 +115,12 @@ class ReloadReport:
 
     :param state: ``checking`` while it is tried, ``waiting`` until it is tried (again).
     :param failure: why the last one failed, in words; empty once one has gone well.
+    :param asked: how often somebody has asked for one, or a watched folder has changed.
     """
 
     state: ReloadState
     failure: str
+    asked: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
