@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from airflow_arbiter.memory import Samples
+from airflow_arbiter.pool import DrainReason
 from airflow_arbiter.status import StatusPage
 
 
@@ -24,6 +25,7 @@ class Book:
     :param jitter: its luck in [0, 1), for the refresh interval.
     :param spawned_at: when it was made.
     :param draining_at: when the master asked it to leave.
+    :param drain_reason: why.
     :param quit_at: when the master asked it to leave at once.
     :param dumped_at: when the master last asked it for its stacks.
     :param killed_at: when the master killed it.
@@ -35,6 +37,7 @@ class Book:
     jitter: float = 0.0
     spawned_at: float = field(default_factory=time.monotonic)
     draining_at: float | None = None
+    drain_reason: DrainReason | None = None
     quit_at: float | None = None
     dumped_at: float | None = None
     killed_at: float | None = None

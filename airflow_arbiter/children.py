@@ -25,6 +25,7 @@ from airflow_arbiter.books import Kept
 from airflow_arbiter.errors import IntegrationError
 from airflow_arbiter.observation import exit_cause, view_of
 from airflow_arbiter.pool import Departure, RolloutState
+from airflow_arbiter.tally import Tally
 from airflow_arbiter.wakeup import Wakeup
 from airflow_arbiter.workers import AirflowUvicornWorker
 
@@ -42,6 +43,7 @@ class WorkerKeeper(Arbiter):
     :ivar known_troubles: what was wrong with the app when it was loaded, without keeping it from serving.
     :ivar load_error: why there is no app to make workers with, if there is none.
     :ivar state: what the planner remembers.
+    :ivar tally: what is counted.
     """
 
     # Narrower than gunicorn's: only our workers have a status page.
@@ -64,6 +66,7 @@ class WorkerKeeper(Arbiter):
         self.known_troubles: tuple[str, ...] = ()
         self.load_error: BaseException | None = None
         self.state = RolloutState()
+        self.tally = Tally()
         super().__init__(app)
         # sys.argv has the path of __main__.py where the command was `python -m`; SIGUSR2 must start the same.
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
@@ -246,7 +249,13 @@ class WorkerKeeper(Arbiter):
             worker = self.WORKERS.pop(pid, None)
             if worker is None:
                 continue  # an orphan that became ours because we are PID 1
-            self.departures.append(Departure(worker=view_of(worker), cause=exit_cause(status, worker)))
+            self.departures.append(
+                Departure(
+                    worker=view_of(worker),
+                    cause=exit_cause(status, worker),
+                    exit_code=os.waitstatus_to_exitcode(status),
+                )
+            )
             worker.tmp.close()
             worker.status.close()
             self.call_hook("child_exit", self, worker)

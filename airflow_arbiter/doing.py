@@ -98,6 +98,7 @@ class PlanDoer(WorkerKeeper):
 
     def _do_drain(self, action: Drain) -> None:
         events.publish("worker.drain_requested", pid=action.pid, age=action.age, reason=action.reason)
+        self.WORKERS[action.pid].book.drain_reason = action.reason
         self.kill_worker(action.pid, signal.SIGTERM)
 
     def _do_kill(self, action: Kill) -> None:

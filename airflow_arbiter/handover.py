@@ -45,6 +45,7 @@ class Handover:
     :param notify: descriptors of the pipe that workers wake the master through.
     :param workers: one mapping for each living worker.
     :param state: what the planner remembers, see :class:`airflow_arbiter.pool.RolloutState`.
+    :param tally: what is counted, see :class:`airflow_arbiter.tally.Tally`.
     :param retry_s: pause before the next try, should the new image find no app.
     :param warmup_s: what the warm-up took in the preflight; 0 where it did not end by itself.
     :param wanted: why another reload is to follow, if one is.
@@ -78,6 +79,7 @@ class Handover:
     started_at: float = 0.0
     known_troubles: list[str] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)
+    tally: dict[str, Any] = field(default_factory=dict)
     retry_s: float = 1.0
     warmup_s: float = 0.0
     wanted: str = ""

@@ -211,7 +211,7 @@ def _exit_events(view: PoolView, policy: RolloutPolicy) -> list[Event]:
                 ("age", gone.worker.age),
                 ("generation", gone.worker.generation),
                 ("cause", gone.cause),
-                ("reason", due_reason(gone.worker, view, policy) or ""),
+                ("reason", gone.worker.drain_reason or due_reason(gone.worker, view, policy) or ""),
                 ("uptime_s", round(view.now - gone.worker.spawned_at, 3)),
             ),
         )

@@ -20,6 +20,7 @@ class Orders:
     generation. Only single workers are named, by age, which never comes again.
 
     :param revision: how many restarts and reloads were ordered: the number of the last one.
+    :param reloads: how many of these were reloads.
     :param awaiting: the last reload whose code or configuration is not in yet; 0 if there is none.
     :param aborted: the last revision that was given up.
     :param is_paused: nobody is replaced.
@@ -30,6 +31,7 @@ class Orders:
     """
 
     revision: int = 0
+    reloads: int = 0
     awaiting: int = 0
     aborted: int = 0
     is_paused: bool = False
@@ -49,7 +51,9 @@ class Orders:
     def reload(self) -> Orders:
         """Have new code and configuration taken in, which will open the next generation."""
         revision = self.revision + 1
-        return replace(self, revision=revision, awaiting=revision, is_given_up=False)
+        return replace(
+            self, revision=revision, reloads=self.reloads + 1, awaiting=revision, is_given_up=False
+        )
 
     def settle_reload(self, *, has_failed: bool) -> Orders:
         """Know that the reload that was awaited is in, or will never be."""

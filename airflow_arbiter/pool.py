@@ -77,10 +77,14 @@ class WorkerView:
     :param beat_at: last heartbeat.
     :param retire_reason: why the worker itself wants to be replaced.
     :param draining_at: since when it was asked to leave.
+    :param drain_reason: why we asked it.
     :param quit_at: when it was asked to leave at once.
     :param dumped_at: when it was last asked for its stacks.
     :param killed_at: when SIGKILL was sent.
-    :param trouble: why it is not ready, in words, as far as known.
+    :param probed_at: when its last health check ended.
+    :param trouble: how that went, in words; empty before the first.
+    :param requests: requests that it has answered.
+    :param in_flight: requests that it is answering.
     :param private_bytes: memory that nobody shares with it (USS), as last sampled.
     :param samples_over: samples in a row, up to the last, that were above the limit.
     :param over_since: when the first of these was taken.
@@ -96,10 +100,14 @@ class WorkerView:
     beat_at: float | None = None
     retire_reason: Reason | None = None
     draining_at: float | None = None
+    drain_reason: DrainReason | None = None
     quit_at: float | None = None
     dumped_at: float | None = None
     killed_at: float | None = None
+    probed_at: float | None = None
     trouble: str = ""
+    requests: int = 0
+    in_flight: int = 0
     private_bytes: int | None = None
     samples_over: int = 0
     over_since: float = math.inf
@@ -107,10 +115,16 @@ class WorkerView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Departure:
-    """A worker that is gone, as it was when last seen, and why: ``exit code 1``, ``signal SIGKILL``."""
+    """
+    A worker that is gone, as it was when last seen.
+
+    :param cause: why: ``exit code 1``, ``signal SIGKILL``.
+    :param exit_code: as :mod:`subprocess` has it.
+    """
 
     worker: WorkerView
     cause: str
+    exit_code: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

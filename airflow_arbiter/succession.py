@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from typing import Any
 
 from gunicorn import sock
@@ -23,8 +23,10 @@ from airflow_arbiter import events, handover
 from airflow_arbiter.books import Adopted, Book
 from airflow_arbiter.children import WorkerKeeper
 from airflow_arbiter.handover import Handover
-from airflow_arbiter.pool import Backoff, Progress, RolloutState
+from airflow_arbiter.pool import RolloutState
+from airflow_arbiter.restoring import restore
 from airflow_arbiter.status import StatusPage
+from airflow_arbiter.tally import Tally
 
 FIXED_SETTINGS = ("bind", "pidfile", "user", "group", "daemon", "umask")
 """What only a restart can change; a reload keeps the old values and says so."""
@@ -78,6 +80,7 @@ def hand_over(master: WorkerKeeper, reason: str) -> Handover:
         graceful_timeout_s=master.cfg.graceful_timeout,
         owns_socket_files=master.owns_socket_files(),
         state=asdict(master.state),
+        tally=asdict(master.tally),
         kept=master.app.keep(),
     )
 
@@ -149,7 +152,9 @@ def adopt(master: WorkerKeeper, message: Handover) -> None:
     master.known_troubles = tuple(message.known_troubles)
     master._stats.update(message.stats)
     master.START_CTX = {"args": message.orig_argv, "cwd": message.cwd, 0: message.orig_argv[0]}
-    master.state = _state(message.state)
+    # There are workers that have served, or it would not have come to this.
+    master.state = restore(RolloutState, {"has_served": True, "has_proved": True, **message.state})
+    master.tally = restore(Tally, message.tally)
     keep_fixed(master.cfg, message.fixed)
     if message.target and master.cfg.workers == message.configured:
         master._num_workers = message.target
@@ -157,22 +162,6 @@ def adopt(master: WorkerKeeper, message: Handover) -> None:
         worker = _adopted(values)
         master.WORKERS[worker.pid] = worker
     master.LISTENERS = [_listener(master, fd) for fd in message.listeners]
-
-
-def _state(values: dict[str, Any]) -> RolloutState:
-    """Remember what the old image did; what is not understood is forgotten."""
-    try:
-        state = RolloutState(**{item.name: values[item.name] for item in fields(RolloutState)})
-        progress = values["progress"]
-        return replace(
-            state,
-            boot_backoff=Backoff(**values["boot_backoff"]),
-            crash_backoff=Backoff(**values["crash_backoff"]),
-            progress=None if progress is None else Progress(**progress),
-        )
-    except (KeyError, TypeError):
-        # Another version's. There are workers that have served, or it would not have come to this.
-        return RolloutState(has_served=True, has_proved=True)
 
 
 def _listener(master: WorkerKeeper, fd: int) -> Any:

@@ -22,10 +22,12 @@ class Turns:
     A stopwatch for turns: from the end of one sleep to the beginning of the next.
 
     :ivar longest_s: the longest so far, in seconds.
+    :ivar slow: how many were longer than :data:`SLOW_TURN_S`.
     """
 
     def __init__(self) -> None:
         self.longest_s = 0.0
+        self.slow = 0
         self._began_at: float | None = None
 
     def begin(self) -> None:
@@ -41,6 +43,7 @@ class Turns:
         """Stop the watch: the loop is about to sleep."""
         turn_s = self.elapsed_s
         self._began_at = None
+        self.slow += turn_s > SLOW_TURN_S
         if turn_s > self.longest_s:
             self.longest_s = turn_s
             if turn_s > SLOW_TURN_S:

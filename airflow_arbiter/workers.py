@@ -198,6 +198,7 @@ class AirflowUvicornWorker(UvicornWorker):
             sys.exit(0)  # once more: Python ignores an exit that is raised in, say, a finalizer
         # The sockets themselves, not gunicorn's wrappers: event loops know how to give those back.
         await self._server.serve(sockets=[listener.sock for listener in self.sockets])
+        self._tell_requests()  # those after the last beat
         if not self._server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)  # older versions of uvicorn only return
         try:
@@ -276,10 +277,8 @@ class AirflowUvicornWorker(UvicornWorker):
         while True:
             now = time.monotonic()
             if self._server is not None:
-                requests = self._requests()
-                self.status.write(Field.REQUESTS, requests)
-                self.status.write(Field.IN_FLIGHT, self._server.in_flight)
-                if requests >= self.max_requests:
+                self._tell_requests()
+                if self._requests() >= self.max_requests:
                     self.status.retire("requests", now)
             self.status.write(Field.BEAT_AT, now)
             with contextlib.suppress(OSError):
@@ -287,6 +286,11 @@ class AirflowUvicornWorker(UvicornWorker):
             if os.getppid() != self.ppid and self._server is not None:
                 self._server.handle_exit(signal.SIGTERM, None)  # the master died: nobody else will tell us
             await asyncio.sleep(pause_s)
+
+    def _tell_requests(self) -> None:
+        assert self._server is not None
+        self.status.write(Field.REQUESTS, self._requests())
+        self.status.write(Field.IN_FLIGHT, self._server.in_flight)
 
     def _requests(self) -> int:
         """Count the requests that were answered, less the health checks: they are no wear."""
