@@ -38,6 +38,7 @@ from airflow_arbiter.proctitle import set_title
 from airflow_arbiter.reloading import Reloader
 from airflow_arbiter.rollout import IDLE_WAKE_S, plan
 from airflow_arbiter.steering import Steering
+from airflow_arbiter.tally import count
 from airflow_arbiter.troubles import refuse_new
 from airflow_arbiter.wakeup import Wakeup
 
@@ -50,13 +51,14 @@ class AirflowArbiter(PlanDoer):
     gunicorn's arbiter, with replacement of workers one by one.
 
     :param app: the application; its ``cfg`` holds gunicorn's settings and ours.
+    :ivar policy: what the options say of the pool.
     :ivar steering: by which everybody outside looks at it and steers it.
     """
 
     def __init__(self, app: Any) -> None:
         # Before super(): its __init__ runs setup().
         self.steering = Steering(self)
-        self._policy = RolloutPolicy()
+        self.policy = RolloutPolicy()
         self._stop: Stop | None = None
         self._container = Container()
         self._title = ("", "")
@@ -81,7 +83,7 @@ class AirflowArbiter(PlanDoer):
         corrections = checks.corrections(self.cfg)
         for name, value in corrections.values.items():
             self.cfg.set(name, value)
-        self._policy = settings.policy(self.cfg)
+        self.policy = settings.policy(self.cfg)
         told, self._told = self._told, (*corrections.events, *merging.ask(wanted=self.cfg.memory_merge))
         self._publish(event for event in self._told if event not in told)
 
@@ -138,8 +140,8 @@ class AirflowArbiter(PlanDoer):
         try:
             self._go_on_with_reload()
             view = self._observe()
-            decision = plan(view, self._policy)
-            self.state = decision.state
+            decision = plan(view, self.policy)
+            self.state, self.tally = decision.state, count(self.tally, view, decision.state)
             self.wake_in_s = min(decision.wake_in_s, self.reloader.wake_in_s)
             self._publish(decision.events)
             self.do(decision.actions)
@@ -163,25 +165,32 @@ class AirflowArbiter(PlanDoer):
 
     def _observe(self) -> PoolView:
         self.reap_workers()  # also without a SIGCHLD: the next turn heals a signal that was missed
-        if self._container.is_limited or self._policy.memory_limit_bytes:
-            memory.sample(
-                ((worker.pid, worker.book.memory) for worker in self.WORKERS.values()),
-                interval_s=self.cfg.worker_memory_interval,
-                limit_bytes=self._policy.memory_limit_bytes,
-            )
+        if self._container.is_limited or self.policy.memory_limit_bytes:
+            self.sample_memory()
+        view = self.look()
+        self.departures, self.spawn_errors, self.lasting_errors = [], [], []
+        return view
+
+    def sample_memory(self) -> None:
+        """See what workers hold, as far as that was not done lately."""
+        memory.sample(
+            ((worker.pid, worker.book.memory) for worker in self.WORKERS.values()),
+            interval_s=self.cfg.worker_memory_interval,
+            limit_bytes=self.policy.memory_limit_bytes,
+        )
+
+    def look(self) -> PoolView:
+        """See how everything stands, without taking notice of it."""
         workers = tuple(map(view_of, self.WORKERS.values()))
-        departures, self.departures = tuple(self.departures), []
-        spawn_errors, self.spawn_errors = tuple(self.spawn_errors), []
-        lasting_errors, self.lasting_errors = tuple(self.lasting_errors), []
         return PoolView(
             now=time.monotonic(),
             target=self.num_workers,
             generation=self.generation,
             workers=workers,
             state=self.state,
-            departures=departures,
-            spawn_errors=spawn_errors,
-            lasting_errors=lasting_errors,
+            departures=tuple(self.departures),
+            spawn_errors=tuple(self.spawn_errors),
+            lasting_errors=tuple(self.lasting_errors),
             memory_room_bytes=self._container.room_bytes(),
             stop=self._stop,
         )
@@ -236,14 +245,16 @@ class AirflowArbiter(PlanDoer):
         if self.cfg.daemon:
             self.num_workers = 0
 
-    def reload(self) -> None:
+    def reload(self, reason: str = "SIGHUP") -> None:
         """
         Take in the configuration and the code anew, in a new image of this process. Returns at once.
 
         Where workers load the app themselves, the new configuration and the next generation are all it takes.
+
+        :param reason: who wants it.
         """
         self._stats["reloads"] += 1
-        self.reloader.want("SIGHUP")
+        self.reloader.want(reason)
 
     def reread(self) -> str:
         """
@@ -256,8 +267,13 @@ class AirflowArbiter(PlanDoer):
         return error
 
     def _tell_if_off(self) -> None:
-        if not self._policy.surge:
+        if not self.policy.surge:
             events.publish("rollout.off", level="warning", because="worker_refresh_batch_size is 0")
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the server is to end."""
+        return self._stop is not None
 
     # -- stop ------------------------------------------------------------------------------------------------
 

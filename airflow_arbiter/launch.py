@@ -107,7 +107,7 @@ def _resume(arbiter: AirflowArbiter, handover: Handover) -> None:
         os.kill(os.getpid(), missed)  # once more, for the loop: it stays pending until there is one
     unsupervised_s = round(time.monotonic() - handover.left_at, 3)
     if handover.wanted:
-        arbiter.reloader.want(handover.wanted)
+        arbiter.reloader.carry_on(handover.wanted)
     if arbiter.load_error is None:
         events.publish("reload.resumed", generation=arbiter.generation, unsupervised_s=unsupervised_s)
     if ears.asked:

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import time
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -23,6 +24,8 @@ from airflow_arbiter.errand import Errand
 from airflow_arbiter.errors import ArbiterError, IntegrationError
 from airflow_arbiter.handover import Handover
 from airflow_arbiter.memory import Container
+from airflow_arbiter.orders import Orders
+from airflow_arbiter.report import ReloadReport
 from airflow_arbiter.watch import FolderWatch
 
 RETRY_FIRST_S = 1.0
@@ -64,12 +67,30 @@ class Reloader:
         return self._preflight is not None or bool(self._passed)
 
     @property
+    def is_pending(self) -> bool:
+        """Whether one is under way, or will be."""
+        return self.is_running or bool(self._wanted or self._again)
+
+    def report(self) -> ReloadReport:
+        """Tell how it stands."""
+        return ReloadReport(
+            state="checking" if self.is_running else "waiting" if self.is_pending else "idle",
+            failure=self.failure,
+            asked=self._master.state.orders.reloads,
+        )
+
+    @property
     def wake_in_s(self) -> float:
         """Seconds until there is something to do, if nothing happens before."""
         return math.inf if self._watch is None else self._watch.wake_in_s
 
     def want(self, reason: str) -> None:
         """Ask for a reload."""
+        self._order(self._master.state.orders.reload())
+        self.carry_on(reason)
+
+    def carry_on(self, reason: str) -> None:
+        """Ask for a reload that was ordered before."""
         self._wanted = reason
         self.retry_s = RETRY_FIRST_S
 
@@ -119,6 +140,23 @@ class Reloader:
             reason, self._wanted = self._wanted, ""
             self.cancel()
             self._begin(reason)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Notice that what was ordered is in, or will never be."""
+        orders = self._master.state.orders
+        if orders.awaiting and not self.is_pending:
+            self._order(orders.settle_reload(has_failed=bool(self.failure)))
+
+    def _order(self, orders: Orders) -> None:
+        self._master.state = replace(self._master.state, orders=orders)
+
+    def give_up(self) -> None:
+        """Forget what was asked for, and end what is under way; only a master without an app goes on."""
+        self.cancel()
+        self._wanted = self._again = ""
+        if self._master.load_error is not None:
+            self._try_again(NO_APP)
 
     def cancel(self) -> None:
         """End what is under way."""
