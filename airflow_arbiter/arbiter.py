@@ -253,7 +253,7 @@ class AirflowArbiter(PlanDoer):
 
         :param reason: who wants it.
         """
-        self._stats["reloads"] += 1
+        self.stats["reloads"] += 1
         self.reloader.want(reason)
 
     def reread(self) -> str:
@@ -314,6 +314,6 @@ class AirflowArbiter(PlanDoer):
         events.publish(
             "arbiter.stopped",
             uptime_s=round(time.monotonic() - self.started_at, 3),
-            workers_spawned=self._stats["workers_spawned"],
+            workers_spawned=self.stats["workers_spawned"],
             longest_turn_ms=round(self.turns.longest_s * 1000, 1),
         )

@@ -81,6 +81,16 @@ class WorkerKeeper(Arbiter):
         old, self._num_workers = self._num_workers, value
         self.call_hook("nworkers_changed", self, value, old)
 
+    def keep_target(self, target: int) -> None:
+        """Go on with a number of workers that was wanted before, which is no change to tell a hook of."""
+        self._num_workers = target
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """What gunicorn counts, by name."""
+        kept: dict[str, Any] = self._stats
+        return kept
+
     def owns_socket_files(self) -> bool:
         """Whether the files of Unix sockets are ours to remove: not during an upgrade, not systemd's."""
         return self.reexec_pid == 0 and self.master_pid == 0 and not self.systemd

@@ -8,21 +8,47 @@ from __future__ import annotations
 
 import logging.config
 import os
-from typing import Any
+from typing import Any, Protocol
 
 from airflow_arbiter import events, logconfig, logfiles
 from airflow_arbiter.errors import ArbiterError
 from airflow_arbiter.succession import FIXED_SETTINGS, keep_fixed
 
 
-def reread(master: Any) -> str:
+class Master(Protocol):
+    """
+    What of a master takes part.
+
+    :ivar num_workers: the target.
+    """
+
+    app: Any
+    cfg: Any
+    log: Any
+    reloader: Any
+    generation: int
+    num_workers: int
+
+    def setup(self, app: Any) -> None:
+        """Take in the configuration that the app has."""
+
+    def load(self) -> None:
+        """Load the app, where it is preloaded."""
+
+    def keep_target(self, target: int) -> None:
+        """Go on with a number of workers that was wanted before."""
+
+    def call_hook(self, name: str, *arguments: Any) -> None:
+        """Call an operator's hook."""
+
+
+def reread(master: Master) -> str:
     """
     Read the configuration anew and open the next generation. Returns at once.
 
     A configuration with an error changes nothing. A number of workers that was set by SIGTTIN or SIGTTOU
     stays unless the configured one has changed: gunicorn falls back to that, and takes capacity away.
 
-    :param master: an :class:`airflow_arbiter.arbiter.AirflowArbiter`.
     :return: what is wrong with it, in words; empty where it was taken in.
     """
     old, scaled = master.cfg, master.num_workers
@@ -37,7 +63,7 @@ def reread(master: Any) -> str:
         master.app.restore(old)
         _restore_log(master.log, old)
         master.setup(master.app)  # back to what it makes of the old one
-        master._num_workers = scaled
+        master.keep_target(scaled)
         if isinstance(error, ArbiterError):
             events.publish("reload.refused", level="error", error=str(error))
         else:

@@ -74,7 +74,7 @@ def hand_over(master: WorkerKeeper, reason: str) -> Handover:
         reexec_pid=master.reexec_pid,
         is_systemd=master.systemd,
         started_at=master.started_at,
-        stats=dict(master._stats),
+        stats=dict(master.stats),
         known_troubles=list(master.known_troubles),
         title=f"master [{master.proc_name}]",
         graceful_timeout_s=master.cfg.graceful_timeout,
@@ -150,14 +150,14 @@ def adopt(master: WorkerKeeper, message: Handover) -> None:
     master.reexec_pid = message.reexec_pid
     master.systemd = message.is_systemd
     master.known_troubles = tuple(message.known_troubles)
-    master._stats.update(message.stats)
+    master.stats.update(message.stats)
     master.START_CTX = {"args": message.orig_argv, "cwd": message.cwd, 0: message.orig_argv[0]}
     # There are workers that have served, or it would not have come to this.
     master.state = restore(RolloutState, {"has_served": True, "has_proved": True, **message.state})
     master.tally = restore(Tally, message.tally)
     keep_fixed(master.cfg, message.fixed)
     if message.target and master.cfg.workers == message.configured:
-        master._num_workers = message.target
+        master.keep_target(message.target)
     for values in message.workers:
         worker = _adopted(values)
         master.WORKERS[worker.pid] = worker
