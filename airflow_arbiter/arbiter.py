@@ -145,7 +145,8 @@ class AirflowArbiter(PlanDoer):
             self.wake_in_s = min(decision.wake_in_s, self.reloader.wake_in_s)
             self._publish(decision.events)
             self.do(decision.actions)
-            self.show_title("reload failed" if self.reloader.failure else "")
+            is_paused = self.state.orders.is_paused
+            self.show_title("reload failed" if self.reloader.failure else "paused" if is_paused else "")
         except HaltServer:
             raise
         except Exception:

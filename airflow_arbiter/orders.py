@@ -84,7 +84,7 @@ class Orders:
 
     def stop(self, age: int) -> Orders:
         """Have one worker replaced."""
-        return replace(self, stopped=(*self.stopped, age))
+        return self if age in self.stopped else replace(self, stopped=(*self.stopped, age))
 
     def forget(self, living: Collection[int]) -> Orders:
         """Keep the names of those only that are still there."""

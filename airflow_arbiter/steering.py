@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from importlib.metadata import version
 from typing import Any, Protocol
 
-from airflow_arbiter import events, history, limits
+import gunicorn
+
+from airflow_arbiter import __version__, events, history, limits
 from airflow_arbiter.books import Kept
 from airflow_arbiter.conditions import in_force, is_ordered_away, is_outdated
 from airflow_arbiter.errors import CommandError
@@ -105,8 +106,8 @@ class Steering:
             pid=master.pid,
             title=f"master [{master.proc_name}]",
             app=master.app.app_uri or "airflow-api-server",
-            version=version("airflow-arbiter"),
-            gunicorn_version=version("gunicorn"),
+            version=__version__,
+            gunicorn_version=gunicorn.__version__,
             listeners=tuple(map(str, master.LISTENERS)),
             uptime_s=round(time.monotonic() - master.started_at, 3),
             generation=master.generation,

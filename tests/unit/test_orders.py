@@ -114,7 +114,7 @@ def test_replacing_by_order(seen: PoolView, expected: Plan) -> None:
 
 def test_names_of_the_gone_are_forgotten() -> None:
     """A worker that was named and is gone leaves nothing behind."""
-    orders = Orders().stop(3).stop(4)
+    orders = Orders().stop(3).stop(4).stop(4)
     assert plan(look(ready(4), ready(5), target=2, state=ordered(orders)), POLICY).state.orders.stopped == (
         4,
     )
