@@ -141,10 +141,11 @@ class AirflowArbiter(PlanDoer):
             self._go_on_with_reload()
             view = self._observe()
             decision = plan(view, self.policy)
-            self.state, self.tally = decision.state, count(self.tally, view, decision.state)
+            self.state = decision.state
             self.wake_in_s = min(decision.wake_in_s, self.reloader.wake_in_s)
             self._publish(decision.events)
             self.do(decision.actions)
+            self.tally = count(self.tally, view, decision.state)
             is_paused = self.state.orders.is_paused
             self.show_title("reload failed" if self.reloader.failure else "paused" if is_paused else "")
         except HaltServer:

@@ -66,6 +66,21 @@ def learn(view: PoolView, policy: RolloutPolicy) -> tuple[RolloutState, list[Eve
     return state, [*exits, *on_memory, *on_progress, *on_boots, *on_crashes]
 
 
+def restart(state: RolloutState, newest_age: int) -> RolloutState:
+    """
+    Have everybody replaced who is there, and try at once: who orders it may have mended what failed.
+
+    :param newest_age: the age of the last worker that was spawned.
+    """
+    return replace(state, orders=state.orders.restart(newest_age), boot_backoff=Backoff())
+
+
+def settle_reload(state: RolloutState, *, has_failed: bool) -> RolloutState:
+    """Know that a reload is in, whose code has not failed yet; or that it will never be."""
+    backoff = state.boot_backoff if has_failed else Backoff()
+    return replace(state, orders=state.orders.settle_reload(has_failed=has_failed), boot_backoff=backoff)
+
+
 def abort(state: RolloutState, generation: int) -> RolloutState:
     """
     Give up what was ordered, and with it the rollout and the wait for its newcomers.

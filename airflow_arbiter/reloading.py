@@ -18,13 +18,12 @@ from typing import Any
 
 import psutil
 
-from airflow_arbiter import events, handover, succession
+from airflow_arbiter import events, handover, history, succession
 from airflow_arbiter.children import WorkerKeeper
 from airflow_arbiter.errand import Errand
 from airflow_arbiter.errors import ArbiterError, IntegrationError
 from airflow_arbiter.handover import Handover
 from airflow_arbiter.memory import Container
-from airflow_arbiter.orders import Orders
 from airflow_arbiter.report import ReloadReport
 from airflow_arbiter.watch import FolderWatch
 
@@ -86,7 +85,8 @@ class Reloader:
 
     def want(self, reason: str) -> None:
         """Ask for a reload."""
-        self._order(self._master.state.orders.reload())
+        state = self._master.state
+        self._master.state = replace(state, orders=state.orders.reload())
         self.carry_on(reason)
 
     def carry_on(self, reason: str) -> None:
@@ -144,12 +144,9 @@ class Reloader:
 
     def _settle(self) -> None:
         """Notice that what was ordered is in, or will never be."""
-        orders = self._master.state.orders
-        if orders.awaiting and not self.is_pending:
-            self._order(orders.settle_reload(has_failed=bool(self.failure)))
-
-    def _order(self, orders: Orders) -> None:
-        self._master.state = replace(self._master.state, orders=orders)
+        state = self._master.state
+        if state.orders.awaiting and not self.is_pending:
+            self._master.state = history.settle_reload(state, has_failed=bool(self.failure))
 
     def give_up(self) -> None:
         """Forget what was asked for, and end what is under way; only a master without an app goes on."""

@@ -130,9 +130,10 @@ class Steering:
         :raises CommandError: where replacing is off, or the server is stopping, as are the others.
         """
         self._refuse_where_off()
-        orders = self._master.state.orders.restart(self._master.worker_age)
-        self._order(orders, "rollout.requested", revision=orders.revision, workers=len(self._master.WORKERS))
-        return orders.revision
+        state = history.restart(self._master.state, self._master.worker_age)
+        self._master.state, revision = state, state.orders.revision
+        self._tell("rollout.requested", revision=revision, workers=len(self._master.WORKERS))
+        return revision
 
     def reload(self) -> int:
         """

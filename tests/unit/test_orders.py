@@ -184,6 +184,33 @@ def test_an_order_is_given_up_where_replacing_is_off(workers: tuple[WorkerView, 
     assert (after.orders.aborted, after.completed) == (aborted, 1 - aborted)
 
 
+# -- newcomers that fail
+# --------------------------------------------------------------------------------------------------
+
+STALLED = replace(SERVED, boot_backoff=struck(3, 4, "worker 5 exit code 3"))
+
+
+@pytest.mark.parametrize(
+    ("state", "is_waiting"),
+    [
+        pytest.param(STALLED, True, id="newcomers-that-failed-are-waited-for"),
+        pytest.param(history.restart(STALLED, 4), False, id="a-restart-tries-at-once"),
+        pytest.param(
+            history.settle_reload(history.restart(STALLED, 4), has_failed=False),
+            False,
+            id="so-does-a-reload",
+        ),
+        pytest.param(
+            history.settle_reload(STALLED, has_failed=True), True, id="but-not-one-that-has-failed-itself"
+        ),
+    ],
+)
+def test_who_orders_may_have_mended_it(state: RolloutState, is_waiting: bool) -> None:
+    """A new order is no longer held up by what has failed before it."""
+    assert (state.phase == "stalled") == is_waiting
+    assert (actions(look(due(1), target=1, state=state)) == ()) == is_waiting
+
+
 # -- pause
 # --------------------------------------------------------------------------------------------------
 

@@ -242,10 +242,10 @@ class Pool:
         self.generation += 1
         self.outdated |= self.living
         self.meant_by[self.state.orders.awaiting] = self.living
-        self.order(self.state.orders.settle_reload(has_failed=False))
+        self.state = history.settle_reload(self.state, has_failed=False)
 
     def restart(self) -> None:
-        self.order(self.state.orders.restart(self.ages))
+        self.state = history.restart(self.state, self.ages)
         self.ordered |= self.living
         self.is_given_up = False
         self.meant_by[self.state.orders.revision] = self.living
@@ -696,7 +696,7 @@ class RolloutMachine(RuleBasedStateMachine):
     @precondition(is_awaiting)
     def reload_comes_to_an_end(self, has_failed: bool) -> None:
         if has_failed:
-            self.pool.order(self.pool.state.orders.settle_reload(has_failed=True))
+            self.pool.state = history.settle_reload(self.pool.state, has_failed=True)
         else:
             self.pool.open_generation()
 
