@@ -454,6 +454,10 @@ class Pool:
         assert not meant & {worker.age for worker in seen.workers}
         assert sum(map(self.carries, seen.workers)) >= self.target
 
+    def is_whole(self) -> bool:
+        """Whether there are as many workers as wanted, or a few more in a pause, and all of them serve."""
+        return len(self.views) >= self.target and all(map(self.carries, self.views))
+
     def is_settled(self) -> bool:
         """Whether the pool is as wanted, and knows it."""
         views = self.views
@@ -750,6 +754,22 @@ class RolloutMachine(RuleBasedStateMachine):
         pool.start()
 
     # -- a fair world ----------------------------------------------------------------------------------------
+
+    @rule()
+    def fair_world_in_a_pause(self) -> None:
+        """Everything goes well, and nobody is replaced: the pool is whole all the same, and stands still."""
+        pool = self.pool
+        pool.has_fork_trouble = False
+        for _ in range(FAIR_TURNS):
+            pool.order(pool.state.orders.pause())  # once more: after a halt it is another server
+            for process in list(pool.processes.values()):
+                self.treat_fairly(process)
+            pool.advance(pool.wake_in_s)
+            if not pool.turn().actions and pool.is_whole():
+                break
+        assert pool.is_whole(), f"not whole: {pool.observe()}"
+        assert pool.turn().actions == ()
+        pool.order(pool.state.orders.resume())
 
     @rule()
     def fair_world(self) -> None:
