@@ -29,11 +29,14 @@ from airflow_arbiter.errors import IntegrationError, SettingsError
 
 USAGE = "%(prog)s [OPTIONS] [APP_MODULE]"
 USAGE_ERROR = 2
+COMMANDS_HELP = (
+    "In place of all this, airflow-arbiter takes commands for a server that runs: doctor, reload, rollout, "
+    "scale, status, worker."
+)
 
 _DEFAULTS: dict[str, Any] = {
     "worker_class": settings.WORKER_CLASS,
-    # gunicorn's control server is a thread in the process that forks.
-    "control_socket_disable": True,
+    "control_socket": "",  # in a private folder, see airflow_arbiter.meeting
 }
 _OWN_LOGGING = ("logconfig", "logconfig_json", "logconfig_dict", "syslog")
 
@@ -322,6 +325,7 @@ def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str], *, source:
 
 def _make_ours(parser: argparse.ArgumentParser) -> None:
     """Leave values to the settings, and let ``--version`` tell ours too, not gunicorn's under our name."""
+    parser.epilog = COMMANDS_HELP
     for action in parser._actions:
         action.type = None
         if isinstance(action, argparse._VersionAction):

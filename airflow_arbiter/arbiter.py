@@ -30,6 +30,8 @@ from airflow_arbiter import (
     settings,
     succession,
 )
+from airflow_arbiter.control import Control
+from airflow_arbiter.dispatch import Dispatcher
 from airflow_arbiter.doing import PlanDoer
 from airflow_arbiter.memory import Container
 from airflow_arbiter.observation import view_of
@@ -58,6 +60,7 @@ class AirflowArbiter(PlanDoer):
     def __init__(self, app: Any) -> None:
         # Before super(): its __init__ runs setup().
         self.steering = Steering(self)
+        self.control = Control(Dispatcher(self, self.steering).answer)
         self.policy = RolloutPolicy()
         self._stop: Stop | None = None
         self._container = Container()
@@ -214,6 +217,7 @@ class AirflowArbiter(PlanDoer):
         """Set the handlers up, and what wakes the loop: a signal, or a worker's byte."""
         self.wakeup = Wakeup(self.inherited_notify_fds)
         signal.set_wakeup_fd(self.wakeup.signal_fd, warn_on_full_buffer=False)
+        self.control.attach(self.wakeup)
         super().init_signals()
 
     def wait_for_signals(self, timeout: float = IDLE_WAKE_S) -> list[int]:
@@ -225,8 +229,9 @@ class AirflowArbiter(PlanDoer):
         """
         self.turns.end()
         if self.SIG_QUEUE.empty():
-            self.wakeup.wait(min(timeout, self.wake_in_s))
+            self.wakeup.wait(min(timeout, self.wake_in_s, self.control.wake_in_s))
         self.turns.begin()
+        self.control.turn()  # before the pool's: what is asked for here is done at once
         signals: list[int] = []
         while not self.SIG_QUEUE.empty():
             sig = self.SIG_QUEUE.get_nowait()
@@ -267,6 +272,31 @@ class AirflowArbiter(PlanDoer):
         error = rereading.reread(self)
         self._tell_if_off()
         return error
+
+    # gunicorn calls these two when the first workers are forked, and before it halts.
+
+    def _start_control_server(self) -> None:
+        """Open the control socket, unless an earlier image has it already."""
+        if self.cfg.control_socket_disable:
+            return
+        self.control.open(
+            self.cfg.control_socket or "",
+            is_airflow=self.app.app_uri is None,
+            is_second=self.master_pid != 0,
+        )
+        if self.control.file is not None:
+            self.steering.control_socket = self.control.file.path
+
+    def _stop_control_server(self) -> None:
+        """Leave it open: how far the stop is can be asked as well. :meth:`stop` closes it."""
+
+    def maybe_promote_master(self) -> None:
+        """Notice that the predecessor is gone, and have its names."""
+        was_second = self.master_pid != 0
+        super().maybe_promote_master()
+        if was_second and self.master_pid == 0 and self.control.file is not None:
+            self.control.take_name(self.cfg.control_socket or "")
+            self.steering.control_socket = self.control.file.path
 
     def _tell_if_off(self) -> None:
         if not self.policy.surge:
@@ -319,3 +349,4 @@ class AirflowArbiter(PlanDoer):
             workers_spawned=self.stats["workers_spawned"],
             longest_turn_ms=round(self.turns.longest_s * 1000, 1),
         )
+        self.control.close()

@@ -80,11 +80,6 @@ def _check_promises(cfg: Config) -> None:
             "reuse_port cannot be True: each worker would have a queue of its own, and the connections in "
             "it are lost when the worker leaves; allowed: False"
         )
-    if not cfg.control_socket_disable:
-        raise SettingsError(
-            "control_socket_disable cannot be False: gunicorn's control server is a thread, and the master "
-            "forks; allowed: True"
-        )
     if cfg.reload:
         raise SettingsError(
             "reload cannot be True: gunicorn's reloader does not end a uvicorn worker, and lets one with a "

@@ -22,6 +22,7 @@ from gunicorn.arbiter import Arbiter
 
 from airflow_arbiter import events, stacks
 from airflow_arbiter.books import Kept
+from airflow_arbiter.control import Control
 from airflow_arbiter.errors import IntegrationError
 from airflow_arbiter.observation import exit_cause, view_of
 from airflow_arbiter.pool import Departure, RolloutState
@@ -39,6 +40,7 @@ class WorkerKeeper(Arbiter):
     :ivar generation: the generation that new workers get.
     :ivar departures: workers that went since somebody last looked.
     :ivar wakeup: what the loop sleeps on, once it runs.
+    :ivar control: where the outside asks and steers.
     :ivar inherited_notify_fds: the pipe of workers that were there before this image of the master.
     :ivar known_troubles: what was wrong with the app when it was loaded, without keeping it from serving.
     :ivar load_error: why there is no app to make workers with, if there is none.
@@ -52,6 +54,7 @@ class WorkerKeeper(Arbiter):
     log: Any
     reexec_pid: int
     _num_workers: int
+    control: Control
 
     def __init__(self, app: Any) -> None:
         # Before super(): its __init__ runs setup(), and WORKERS and LISTENERS are shared by the whole class.
@@ -176,6 +179,7 @@ class WorkerKeeper(Arbiter):
         code = 0
         try:
             worker.init_signals()
+            self.control.abandon()
             for sibling in self.WORKERS.values():
                 sibling.tmp.close()
                 sibling.status.close()

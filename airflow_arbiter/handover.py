@@ -43,6 +43,8 @@ class Handover:
     :param fixed: settings that only a restart can change.
     :param listeners: descriptors of listening sockets.
     :param notify: descriptors of the pipe that workers wake the master through.
+    :param control: the file of the control socket, see :class:`airflow_arbiter.meeting.SocketFile`.
+    :param control_fd: its descriptor, where there is one.
     :param workers: one mapping for each living worker.
     :param state: what the planner remembers, see :class:`airflow_arbiter.pool.RolloutState`.
     :param tally: what is counted, see :class:`airflow_arbiter.tally.Tally`.
@@ -71,6 +73,8 @@ class Handover:
     fixed: dict[str, Any] = field(default_factory=dict)
     listeners: list[int] = field(default_factory=list)
     notify: list[int] = field(default_factory=list)
+    control: dict[str, Any] | None = None
+    control_fd: int = -1
     workers: list[dict[str, Any]] = field(default_factory=list)
     master_pid: int = 0
     reexec_pid: int = 0

@@ -15,7 +15,7 @@ _NO_HOOK = "a uvicorn worker never calls it"
 _NO_TLS_OPTION = "uvicorn makes the TLS context, and has no such option"
 _NO_METRICS = "gunicorn's counts of requests and workers are not made"
 _NO_DIRTY_WORKERS = "gunicorn's dirty workers are not supported"
-_NO_CONTROL = "gunicorn's control socket is off"
+_NO_CONTROL = "the control socket is for its user and root alone"
 _NO_PASTE = "apps are not loaded by Paste"
 
 IGNORED: Mapping[str, str] = {
@@ -75,7 +75,7 @@ IGNORED: Mapping[str, str] = {
         ),
         _NO_DIRTY_WORKERS,
     ),
-    **dict.fromkeys(("control_socket", "control_socket_mode"), _NO_CONTROL),
+    "control_socket_mode": _NO_CONTROL,
     **dict.fromkeys(("paste", "raw_paste_global_conf"), _NO_PASTE),
     **dict.fromkeys(("reload_engine", "reload_extra_files"), "gunicorn's reloader is not supported"),
 }

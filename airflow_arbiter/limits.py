@@ -33,6 +33,9 @@ LAST_INT = 2**31 - 1
 LAST_ID = 2**32 - 2
 """Of users and groups: the one above means "leave it as it is" to the system."""
 
+LONGEST_CONTROL_PATH = 105
+"""Bytes: what a Unix socket's path may have on Linux, less the ``.2`` of a second master."""
+
 LEVELS = ("critical", "error", "warning", "info", "debug", "trace")
 
 _SHOWN_LENGTH = 200
@@ -238,6 +241,15 @@ def _read_new_file(value: Any) -> Any:
     return value
 
 
+def _read_socket_path(value: Any) -> str:
+    """Read where the control socket is to be; nothing means a private folder."""
+    if value is not None and not isinstance(value, str):
+        raise ValueError("not text")
+    if len(os.fsencode(value or "")) > LONGEST_CONTROL_PATH:
+        raise ValueError("too long for a socket")
+    return (value or "").strip()
+
+
 # -- the table
 # -------------------------------------------------------------------------------------------------------
 
@@ -265,6 +277,9 @@ GUNICORNS: Mapping[str, Limit] = {
     "max_requests": whole(0, MOST_REQUESTS),
     "max_requests_jitter": whole(0, MOST_REQUESTS),
     "umask": _MODE,
+    "control_socket": Limit(
+        _read_socket_path, f"a path of at most {LONGEST_CONTROL_PATH} bytes, or nothing for a private folder"
+    ),
     "control_socket_mode": _MODE,
     "user": Limit(_read_id, f"the name of a user, or a whole number from 0 to {LAST_ID}"),
     "group": Limit(_read_id, f"the name of a group, or a whole number from 0 to {LAST_ID}"),

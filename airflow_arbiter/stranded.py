@@ -110,6 +110,8 @@ def _end(handover: Handover, sig: signal.Signals) -> None:
     if handover.owns_socket_files:
         for address in addresses:
             _remove(address)
+    if handover.control is not None:
+        _remove(handover.control["path"])
     if handover.fixed.get("pidfile"):
         _remove(handover.fixed["pidfile"] + (".2" if handover.master_pid else ""))
 

@@ -23,12 +23,22 @@ from airflow_arbiter import events, handover
 from airflow_arbiter.books import Adopted, Book
 from airflow_arbiter.children import WorkerKeeper
 from airflow_arbiter.handover import Handover
+from airflow_arbiter.meeting import SocketFile
 from airflow_arbiter.pool import RolloutState
 from airflow_arbiter.restoring import restore
 from airflow_arbiter.status import StatusPage
 from airflow_arbiter.tally import Tally
 
-FIXED_SETTINGS = ("bind", "pidfile", "user", "group", "daemon", "umask")
+FIXED_SETTINGS = (
+    "bind",
+    "pidfile",
+    "user",
+    "group",
+    "daemon",
+    "umask",
+    "control_socket",
+    "control_socket_disable",
+)
 """What only a restart can change; a reload keeps the old values and says so."""
 
 _BOOK = tuple(item.name for item in fields(Book) if item.name != "memory")
@@ -60,6 +70,8 @@ def hand_over(master: WorkerKeeper, reason: str) -> Handover:
         fixed={name: master.cfg.settings[name].get() for name in FIXED_SETTINGS},
         listeners=[listener.fileno() for listener in master.LISTENERS],
         notify=list(master.wakeup.notify_fds),
+        control=None if master.control.file is None else asdict(master.control.file),
+        control_fd=master.control.fd,
         workers=[
             {
                 "pid": worker.pid,
@@ -123,6 +135,7 @@ def _inheritable(message: Handover) -> Iterator[int]:
     """Let the descriptors of a handover survive an exec; the descriptor of the message itself."""
     fd = message.write()
     kept = [fd, *message.listeners, *message.notify]
+    kept += [message.control_fd] if message.control is not None else []
     kept += [worker[name] for worker in message.workers for name in ("status_fd", "tmp_fd")]
     try:
         handover.keep_over_exec(*kept)
@@ -162,6 +175,11 @@ def adopt(master: WorkerKeeper, message: Handover) -> None:
         worker = _adopted(values)
         master.WORKERS[worker.pid] = worker
     master.LISTENERS = [_listener(master, fd) for fd in message.listeners]
+    if message.control is not None:
+        handover.close_on_exec(message.control_fd)
+        device, inode, made_at = message.control["identity"]
+        file = SocketFile(path=message.control["path"], identity=(device, inode, made_at))
+        master.control.adopt(message.control_fd, file)
 
 
 def _listener(master: WorkerKeeper, fd: int) -> Any:

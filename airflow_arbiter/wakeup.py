@@ -31,9 +31,18 @@ class Wakeup:
                 with contextlib.suppress(BlockingIOError):
                     os.read(key.fd, 4096)
 
-    def watch(self, fd: int) -> None:
-        """Let something to read there end the sleep too; reading it is for somebody else."""
-        self._selector.register(fd, selectors.EVENT_READ)
+    def watch(self, fd: int, *, to_write: bool = False) -> None:
+        """
+        Let something to read there end the sleep too; reading it is for somebody else.
+
+        :param to_write: room to write instead.
+        """
+        event = selectors.EVENT_WRITE if to_write else selectors.EVENT_READ
+        known = self._selector.get_map().get(fd)
+        if known is None:
+            self._selector.register(fd, event)
+        elif known.events != event:
+            self._selector.modify(fd, event)
 
     def forget(self, fd: int) -> None:
         """Watch it no longer, if it was."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,13 @@ def certificate(tmp_path: Path) -> tuple[list[str], ssl.SSLContext]:
     context = ssl.create_default_context()
     authority.configure_trust(context)
     return [f"--certfile={chain}", f"--keyfile={key}"], context
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder with a short name, as a socket's path wants it."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="place") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -79,17 +79,17 @@ def test_layers(
 
 
 def test_own_defaults() -> None:
-    """Our worker, no control server, our log, and no health check of an app that we do not know."""
+    """Our worker, place for the control socket and log, and no health check of an app that we do not know."""
     app = AirflowGunicornApp(APP)
     assert (
         app.cfg.worker_class_str,
-        app.cfg.control_socket_disable,
+        app.cfg.control_socket,
         app.cfg.default_proc_name,
         app.health_check_path,
         sorted(app.cfg.logconfig_dict),
     ) == (
         "airflow_arbiter.workers.AirflowUvicornWorker",
-        True,
+        "",
         "no_such_module:app",
         None,
         ["disable_existing_loggers", "formatters", "handlers", "loggers", "root", "version"],

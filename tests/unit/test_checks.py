@@ -25,7 +25,6 @@ from airflow_arbiter.pool import Event
 def cfg() -> Any:
     config = Config()
     config.set("worker_class", settings.WORKER_CLASS)
-    config.set("control_socket_disable", True)
     return config
 
 
@@ -55,12 +54,6 @@ def test_ours_passes(cfg: Any) -> None:
             "reuse_port cannot be True: each worker would have a queue of its own, and the connections in "
             "it are lost when the worker leaves; allowed: False",
             id="reuse-port",
-        ),
-        pytest.param(
-            {"control_socket_disable": False},
-            "control_socket_disable cannot be False: gunicorn's control server is a thread, and the master "
-            "forks; allowed: True",
-            id="control-thread",
         ),
         pytest.param(
             {"reload": True},

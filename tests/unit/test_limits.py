@@ -64,10 +64,10 @@ ACCEPTED: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
         (
             "spew", "check_config", "print_config", "preload_app", "daemon", "initgroups", "capture_output",
             "syslog", "enable_stdio_inheritance", "reload_on_plugin_change", "memory_merge",
+            "control_socket_disable",
         ),
     ),
     ("switches that stay off", ("None", "False"), ("reload", "reuse_port")),
-    ("a switch that stays on", ("True",), ("control_socket_disable",)),
     (
         "text",
         ("None", "''", *TEXT),
@@ -76,6 +76,7 @@ ACCEPTED: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
             "proc_name", "default_proc_name", "pythonpath", "ciphers",
         ),
     ),
+    ("short text", ("None", "''", *(value for value in TEXT if "9" not in value)), ("control_socket",)),
     ("hosts with a port", tuple(value for value in TEXT if "9" not in value), ("bind",)),
     (
         "files to be made, shorter than a system's longest name",
@@ -113,7 +114,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def load(options: Mapping[str, Any]) -> Config:
     cfg = Config()
-    ours = {"worker_class": settings.WORKER_CLASS, "control_socket_disable": True}
+    ours = {"worker_class": settings.WORKER_CLASS}
     settings.apply(cfg, {**ours, **options}, source="cfg")
     checks.check(cfg)
     return cfg

@@ -60,7 +60,6 @@ ALLOWED = {
 def cfg() -> Any:
     config = Config()
     config.set("worker_class", settings.WORKER_CLASS)
-    config.set("control_socket_disable", True)
     return config
 
 
