@@ -1,4 +1,8 @@
-"""The command line: ``python -m airflow_arbiter [OPTIONS] [APP_MODULE]``, also ``airflow-arbiter``."""
+"""
+The command line: ``python -m airflow_arbiter [OPTIONS] [APP_MODULE]`` serves.
+
+So does ``airflow-arbiter``, unless its first word is one of the commands for a server that runs.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,22 @@ from airflow_arbiter.errors import ArbiterError
 
 PROG = "airflow-arbiter"
 USAGE_ERROR = 2
+
+COMMANDS = frozenset({"status", "rollout", "reload", "scale", "worker"})
+"""What is no app; an app in a module of such a name has a colon: ``status:app``."""
+
+
+def console() -> None:
+    """
+    Serve, or look at a server that runs and steer it.
+
+    :raises SystemExit: always in the end: as :func:`main`, or :func:`airflow_arbiter.cli.main`.
+    """
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        from airflow_arbiter import cli
+
+        sys.exit(cli.main())
+    main()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -351,3 +351,44 @@ def _root_path() -> str:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
+
+
+# -- the commands of ``airflow arbiter``
+# -------------------------------------------------------------------------------------------------------
+
+
+def commands() -> list[Any]:
+    """
+    Give Airflow's command line our commands. Called in every one of its processes.
+
+    :return: Airflow's ``CLICommand``.
+    """
+    from airflow.cli.cli_config import GroupCommand
+
+    from airflow_arbiter import cli
+
+    return [
+        GroupCommand(
+            name="arbiter",
+            help="Look at the API server that runs, and steer it",
+            subcommands=tuple(map(_command, cli.COMMANDS)),
+        )
+    ]
+
+
+def _command(command: Any) -> Any:
+    """Say a command in Airflow's words."""
+    from airflow.cli.cli_config import ActionCommand, Arg, GroupCommand
+
+    from airflow_arbiter import cli
+
+    if isinstance(command, cli.Group):
+        return GroupCommand(
+            name=command.name, help=command.help, subcommands=tuple(map(_command, command.verbs))
+        )
+    return ActionCommand(
+        name=command.name,
+        help=command.help,
+        func=lambda args: sys.exit(cli.perform(command.run, args, prog="airflow arbiter")),
+        args=tuple(Arg(flags=argument.flags, **argument.settings) for argument in command.arguments),
+    )

@@ -115,6 +115,7 @@ def get_provider_info() -> dict[str, Any]:
         "package-name": "airflow-arbiter",
         "name": "Airflow Arbiter",
         "description": "Serves the API server and replaces its workers without losing capacity or a request.",
+        "cli": ["airflow_arbiter.provider.commands"],
         "config": {
             "api": {"description": "Options of airflow-arbiter for the API server.", "options": _OPTIONS}
         },

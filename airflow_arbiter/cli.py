@@ -1,0 +1,300 @@
+"""
+The commands for a server that runs: ``airflow-arbiter status`` and its like, and ``airflow arbiter status``.
+
+Owns their names, arguments and exit codes: 0 done, 1 not done or nobody there, 2 a wrong argument. The tree
+of commands is a plain value, so that our own command line and Airflow's are made of the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from airflow_arbiter import client, screen
+from airflow_arbiter.errors import ArbiterError, CommandError
+
+PROG = "airflow-arbiter"
+FAILED = 1
+INTERRUPTED = 130
+WATCH_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Argument:
+    """
+    An argument of a command.
+
+    :param flags: its name, or its options.
+    :param settings: as :meth:`argparse.ArgumentParser.add_argument` takes them.
+    """
+
+    flags: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verb:
+    """
+    A command.
+
+    :param run: does it, and returns the exit code.
+    """
+
+    name: str
+    help: str
+    run: Callable[[argparse.Namespace], int]
+    arguments: tuple[Argument, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Commands that belong together."""
+
+    name: str
+    help: str
+    verbs: tuple[Verb, ...]
+
+
+Command: TypeAlias = Verb | Group
+
+
+# -- arguments
+# -------------------------------------------------------------------------------------------------------
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError(text)
+    return value
+
+
+_PID = Argument(
+    flags=("--pid",), settings={"type": int, "help": "The master's pid, where several servers run"}
+)
+_SOCKET = Argument(
+    flags=("--socket",), settings={"metavar": "PATH", "help": "The control socket, where it is elsewhere"}
+)
+_SERVER = (_PID, _SOCKET)
+_OUTPUT = Argument(
+    flags=("-o", "--output"),
+    settings={
+        "choices": tuple(screen.OUTPUTS),
+        "default": "table",
+        "metavar": f"({', '.join(screen.OUTPUTS)})",
+        "help": f"Output format: {', '.join(screen.OUTPUTS)} (default: table)",
+    },
+)
+_WATCH = Argument(flags=("--watch",), settings={"action": "store_true", "help": "Look again every second"})
+_WAIT = Argument(
+    flags=("--wait",), settings={"action": "store_true", "help": "Wait until it is complete, or is not to be"}
+)
+_TIMEOUT = Argument(
+    flags=("--timeout",),
+    settings={"type": _seconds, "metavar": "SECONDS", "help": "Wait no longer than this (default: for ever)"},
+)
+_WAITING = (*_SERVER, _WAIT, _TIMEOUT)
+
+
+# -- what they do
+# -------------------------------------------------------------------------------------------------------
+
+
+def _find(args: argparse.Namespace) -> Path:
+    return client.find(pid=args.pid, path=args.socket)
+
+
+def _status(args: argparse.Namespace) -> int:
+    path = _find(args)
+    if args.watch:
+        screen.watch(client.follow(path, interval_s=WATCH_S))
+    else:
+        screen.OUTPUTS[args.output](client.report(path))
+    return 0
+
+
+def _rollout_status(args: argparse.Namespace) -> int:
+    path = _find(args)
+    seen = client.report(path)
+    if args.wait:
+        rollout = seen["rollout"]
+        is_open = max(rollout["completed"], rollout["aborted"]) < rollout["revision"]
+        return _wait(path, rollout["revision"] if is_open else None, args.timeout)
+    _say(screen.rollout_words(seen))
+    return FAILED if seen["rollout"]["phase"] == "stalled" else 0
+
+
+def _restart(args: argparse.Namespace) -> int:
+    return _begin("rollout restart", args)
+
+
+def _reload(args: argparse.Namespace) -> int:
+    return _begin("reload", args)
+
+
+def _begin(command: str, args: argparse.Namespace) -> int:
+    path = _find(args)
+    revision = client.ask(path, command)["revision"]
+    if args.wait:
+        return _wait(path, revision, args.timeout)
+    _say(f"taken, as revision {revision}")
+    return 0
+
+
+def _wait(path: Path, revision: int | None, timeout_s: float | None) -> int:
+    """
+    Wait until a rollout is complete.
+
+    :raises CommandError: when it is not to be, or not within the time.
+    """
+    ends_at = math.inf if timeout_s is None else time.monotonic() + timeout_s
+    with screen.progress() as tell:
+        for seen in client.follow(path):
+            tell(seen)
+            because = client.verdict(seen, revision)
+            if because is not None or time.monotonic() > ends_at:
+                break
+    if because is None:
+        raise CommandError(f"not complete within {timeout_s:g} s: {screen.rollout_words(seen)}")
+    if because:
+        raise CommandError(f"not complete: {because}")
+    _say(f"complete: {seen['pool']['available']} of {seen['pool']['target']} workers available")
+    return 0
+
+
+def _plainly(command: str) -> Callable[[argparse.Namespace], int]:
+    """A command that the server only takes."""
+
+    def run(args: argparse.Namespace) -> int:
+        client.ask(_find(args), command.format(**vars(args)))
+        _say("taken")
+        return 0
+
+    return run
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+COMMANDS: tuple[Command, ...] = (
+    Verb(
+        name="status",
+        help="Tell how the server and its workers are",
+        run=_status,
+        arguments=(*_SERVER, _OUTPUT, _WATCH),
+    ),
+    Group(
+        name="rollout",
+        help="The replacing of workers",
+        verbs=(
+            Verb(name="restart", help="Replace all workers, one by one", run=_restart, arguments=_WAITING),
+            Verb(
+                name="status",
+                help="Tell how far the replacing of workers is; exit code 1 where it is held up",
+                run=_rollout_status,
+                arguments=_WAITING,
+            ),
+            Verb(
+                name="pause",
+                help="Replace no worker until resume; those that are lost still are",
+                run=_plainly("rollout pause"),
+                arguments=_SERVER,
+            ),
+            Verb(
+                name="resume",
+                help="Go on with the replacing of workers",
+                run=_plainly("rollout resume"),
+                arguments=_SERVER,
+            ),
+            Verb(
+                name="abort",
+                help="Give up the restarts and reloads that are under way",
+                run=_plainly("rollout abort"),
+                arguments=_SERVER,
+            ),
+        ),
+    ),
+    Verb(
+        name="reload",
+        help="Take in the configuration and the code anew, and replace all workers",
+        run=_reload,
+        arguments=_WAITING,
+    ),
+    Verb(
+        name="scale",
+        help="Want another number of workers",
+        run=_plainly("scale {workers}"),
+        arguments=(Argument(flags=("workers",), settings={"type": int, "metavar": "N"}), *_SERVER),
+    ),
+    Group(
+        name="worker",
+        help="One worker",
+        verbs=(
+            Verb(
+                name="stop",
+                help="Replace a worker: it leaves once its successor serves",
+                run=_plainly("worker stop {worker}"),
+                arguments=(Argument(flags=("worker",), settings={"type": int, "metavar": "PID"}), *_SERVER),
+            ),
+        ),
+    ),
+)
+"""All commands."""
+
+
+# -- the command line
+# -------------------------------------------------------------------------------------------------------
+
+
+def perform(run: Callable[[argparse.Namespace], int], args: argparse.Namespace, *, prog: str = PROG) -> int:
+    """
+    Do what a command says, and tell in one line why it could not be done.
+
+    :param prog: the program's name, for that line.
+    :return: the exit code.
+    """
+    try:
+        return run(args)
+    except ArbiterError as error:
+        sys.stderr.write(f"{prog}: error: {' '.join(str(error).split())}\n")
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever reads has enough, as head(1); the interpreter must not find that out once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Read a command line, and do what it says.
+
+    :param arguments: without the program's name; None takes this process's.
+    :return: the exit code.
+    :raises SystemExit: with 2 for a wrong argument.
+    """
+    parser = argparse.ArgumentParser(prog=PROG, description="Look at a server that runs, and steer it.")
+    _add(parser, COMMANDS)
+    args = parser.parse_args(arguments)
+    return perform(args.run, args)
+
+
+def _add(parser: argparse.ArgumentParser, commands: Sequence[Command]) -> None:
+    parsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in commands:
+        added = parsers.add_parser(command.name, help=command.help, description=command.help)
+        if isinstance(command, Group):
+            _add(added, command.verbs)
+            continue
+        for argument in command.arguments:
+            added.add_argument(*argument.flags, **argument.settings)
+        added.set_defaults(run=command.run)
