@@ -18,7 +18,7 @@ from airflow_arbiter.errors import ArbiterError
 PROG = "airflow-arbiter"
 USAGE_ERROR = 2
 
-COMMANDS = frozenset({"status", "rollout", "reload", "scale", "worker"})
+COMMANDS = frozenset({"status", "rollout", "reload", "scale", "worker", "doctor"})
 """What is no app; an app in a module of such a name has a colon: ``status:app``."""
 
 

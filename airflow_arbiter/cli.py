@@ -184,6 +184,16 @@ def _say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
+def _doctor(args: argparse.Namespace) -> int:
+    from airflow_arbiter import doctor
+
+    advice = doctor.advise(doctor.examine([word for word in args.server if word != "--"]))
+    width = max(len(name) for name, _ in advice)
+    for name, text in advice:
+        _say(f"{name:<{width}}  {text}")
+    return 0
+
+
 COMMANDS: tuple[Command, ...] = (
     Verb(
         name="status",
@@ -243,6 +253,21 @@ COMMANDS: tuple[Command, ...] = (
                 help="Replace a worker: it leaves once its successor serves",
                 run=_plainly("worker stop {worker}"),
                 arguments=(Argument(flags=("worker",), settings={"type": int, "metavar": "PID"}), *_SERVER),
+            ),
+        ),
+    ),
+    Verb(
+        name="doctor",
+        help="Boot a worker for a moment, beside what runs, and say what to set",
+        run=_doctor,
+        arguments=(
+            Argument(
+                flags=("server",),
+                settings={
+                    "nargs": argparse.REMAINDER,
+                    "metavar": "...",
+                    "help": "What it is to serve, and options, as one starts the server",
+                },
             ),
         ),
     ),

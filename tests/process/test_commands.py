@@ -246,3 +246,36 @@ def test_progress_on_a_terminal(steered: Steered) -> None:
         eventually(lambda: "complete: 2 of 2" in screen(), what="it is over", within_s=60)
         assert process.wait(30) == 0
     assert "/2" in screen()
+
+
+# -- doctor
+# -------------------------------------------------------------------------------------------------------
+
+
+def test_doctor(steered: Steered) -> None:
+    """It looks at a server of its own, and leaves the one that runs and nothing else."""
+    before = steered.pids()
+    ended = run("doctor", "faulty:app", "--graceful-timeout=20", env=_where(steered))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    said = dict(line.split(maxsplit=1) for line in ended.stdout.splitlines())
+    assert set(said) == {"measured", "workers", "memory", "worker_boot_timeout", "termination_grace_period"}
+    assert "at least 22 s" in said["termination_grace_period"]
+    assert steered.pids() == before
+
+
+def test_doctor_of_what_does_not_start(steered: Steered) -> None:
+    """What it has said is shown."""
+    ended = run("doctor", "no_such_module:app", env=_where(steered))
+    assert (ended.returncode, ended.stdout) == (1, "")
+    *log, line = ended.stderr.splitlines()
+    assert line == "airflow-arbiter: error: the server did not come up; what it has said is above"
+    assert any("no_such_module" in told for told in log)
+
+
+def _where(steered: Steered) -> dict[str, str]:
+    """The environment in which the server has found its app."""
+    folder = Path(__file__).parents[1] / "harness"
+    return {
+        "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]),
+        "FAULTS": str(steered.path.parent),
+    }
