@@ -227,7 +227,7 @@ def sweep(folder: Path) -> None:
         for path in list(_sockets(folder))[:_MOST_STALE]:
             with contextlib.suppress(OSError):
                 age_s = time.time() - path.lstat().st_mtime
-                if path.name.startswith(f"{_host()}-") and age_s > _STALE_AFTER_S:
+                if _is_of_this_host(path) and age_s > _STALE_AFTER_S:
                     _is_free(path)
 
 
@@ -243,16 +243,23 @@ def _sockets(folder: Path) -> Iterator[Path]:
 
 def living() -> list[Path]:
     """
-    Find the sockets of this user's servers that live.
+    Find the sockets of this user's servers that live on this host.
 
-    A folder of somebody else's is left out: whatever answers there may tell anything.
+    A folder of somebody else's is left out: whatever answers there may tell anything. So are other hosts, as
+    containers beside this one that share a volume: nobody here means them.
     """
     found = []
     for folder in folders(is_airflow=True):
         with contextlib.suppress(OSError):
             is_ours = folder.lstat().st_uid == os.geteuid() and not folder.is_symlink()
-            found += [path for path in _sockets(folder) if is_ours and is_living(path)]
+            ours = filter(_is_of_this_host, _sockets(folder) if is_ours else ())
+            found += [path for path in ours if is_living(path)]
     return found
+
+
+def _is_of_this_host(path: Path) -> bool:
+    pid = pid_of(path)
+    return pid is not None and path.name == name(pid)
 
 
 def pid_of(path: Path) -> int | None:

@@ -164,7 +164,7 @@ def test_the_sweep_takes_the_dead_of_this_host(folder: Path) -> None:
 
 
 def test_a_client_finds_the_living(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In all places where a server may have put its socket."""
+    """In all places where a server of this host may have put its socket."""
     monkeypatch.setenv("AIRFLOW_HOME", str(folder / "home"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
     monkeypatch.delenv("TMPDIR", raising=False)
@@ -173,11 +173,12 @@ def test_a_client_finds_the_living(folder: Path, monkeypatch: pytest.MonkeyPatch
     listeners: list[socket.socket] = []
     for place in places:
         meeting.make_private(place)
-        listeners.append(meeting.listen(place / meeting.name(len(listeners)), backlog=1)[0])
-        _leave_behind(place / "dead-9.sock")
+        listeners.append(meeting.listen(place / meeting.name(17), backlog=1)[0])
+        _leave_behind(place / meeting.name(9))
+        listeners.append(meeting.listen(place / "elsewhere-7.sock", backlog=1)[0])
     try:
         found = [path for path in meeting.living() if folder in path.parents]
-        assert found == [place / meeting.name(number) for number, place in enumerate(places)]
+        assert found == [place / meeting.name(17) for place in places]
     finally:
         for listener in listeners:
             listener.close()
