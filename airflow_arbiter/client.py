@@ -152,10 +152,10 @@ def verdict(seen: AsJson, revision: int | None) -> str | None:
     :param revision: of the restart or reload that is meant; None means whatever is under way.
     :return: empty once it is complete, why it is not going to be, or None while that is open.
     """
-    rollout, reload = seen["rollout"], seen["reload"]
+    rollout, reload, is_stopping = seen["rollout"], seen["reload"], seen["server"]["stopping"]
     is_reloading = reload["state"] != "idle"  # what is stalled then is of the code that is to be replaced
     if revision is None:
-        is_complete = rollout["phase"] == "idle" and not is_reloading
+        is_complete = rollout["phase"] == "idle" and not is_reloading and not is_stopping
     else:
         is_complete = rollout["completed"] >= revision
     because = None
@@ -163,7 +163,7 @@ def verdict(seen: AsJson, revision: int | None) -> str | None:
         because = ""
     elif revision is not None and rollout["aborted"] >= revision:
         because = str(reload["failure"] or "it was given up")
-    elif seen["server"]["stopping"]:
+    elif is_stopping:
         because = "the server is stopping"
     elif rollout["phase"] == "stalled" and not is_reloading:
         because = str(rollout["because"] or "newcomers fail")

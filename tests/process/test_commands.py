@@ -9,6 +9,7 @@ import pty
 import signal
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,26 @@ def test_status(steered: Steered) -> None:
     table = steered.say("status")
     assert "2 of 2 available, 2 live" in table
     assert all(str(pid) in table for pid in steered.pids())
+
+
+def test_status_of_a_stop(steered: Steered) -> None:
+    """How far it is can be asked until the last worker has left, and who waits for a rollout is told."""
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(steered.server.get, "/hold?s=5")
+        eventually(
+            lambda: (
+                steered.report()["workers"][0]["in_flight"] or steered.report()["workers"][1]["in_flight"]
+            ),
+            what="the request is there",
+        )
+        steered.server.send(signal.SIGTERM)
+        eventually(lambda: steered.report()["server"]["stopping"], what="it is stopping")
+        assert sum(worker["in_flight"] for worker in steered.report()["workers"]) == 1
+        assert "the server is stopping" in steered.refuse("rollout", "status", "--wait")
+        assert steered.refuse("scale", "3")
+        assert answer.result(30)[0] == 200
+    assert steered.server.wait_exit() == 0
+    assert "no server answers" in steered.refuse("status")
 
 
 def test_watch(steered: Steered) -> None:

@@ -188,6 +188,12 @@ IDLE = {"phase": "idle", "due": 0}
             id="better-code-comes",
         ),
         pytest.param({"server": {"stopping": True}}, 5, "the server is stopping", id="stopping"),
+        pytest.param(
+            {"rollout": IDLE, "server": {"stopping": True}},
+            None,
+            "the server is stopping",
+            id="idle-at-the-end",
+        ),
         pytest.param({"rollout": IDLE}, 5, None, id="not-begun"),
         pytest.param({"rollout": IDLE}, None, "", id="whatever-is-over"),
         pytest.param({"rollout": IDLE, "reload": {"state": "checking"}}, None, None, id="reload-is-coming"),

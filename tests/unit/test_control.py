@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 from gunicorn.ctl.protocol import ControlProtocol, make_request, make_response
+from hypothesis import HealthCheck, given, settings, strategies
 
 from airflow_arbiter import connection, control, meeting
 from airflow_arbiter.control import Control
@@ -174,6 +176,24 @@ def test_what_is_no_request_is_refused(server: Server, sent: bytes, error: str) 
     assert (answer["status"], error in answer["error"]) == ("error", True)
     assert client.is_closed()
     assert server.asked == []
+
+
+@given(chunks=strategies.lists(strategies.binary(max_size=64), max_size=8))
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_whatever_is_sent(server: Server, chunks: list[bytes]) -> None:
+    """It ends nothing but its own connection, and costs one answer at most."""
+    client, other = server.connect(), server.connect()
+    for chunk in chunks:
+        with contextlib.suppress(OSError):
+            client.sock.send(chunk)
+        server.turn()
+    other.ask()
+    server.turn()
+    assert len(other.answers()) == 1
+    for known in (client, other):
+        known.sock.close()
+    server.turn()
+    assert server.connections == 0
 
 
 def test_a_bug_ends_one_connection(server: Server, caplog: pytest.LogCaptureFixture) -> None:
