@@ -11,7 +11,6 @@ import argparse
 import math
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,15 +153,17 @@ def _wait(path: Path, revision: int | None, timeout_s: float | None) -> int:
 
     :raises CommandError: when it is not to be, or not within the time.
     """
-    ends_at = math.inf if timeout_s is None else time.monotonic() + timeout_s
+    limit_s = math.inf if timeout_s is None else timeout_s
+    stands = "the server has not answered"
     with screen.progress() as tell:
-        for seen in client.follow(path):
+        for seen in client.follow(path, limit_s=limit_s):
             tell(seen)
             because = client.verdict(seen, revision)
-            if because is not None or time.monotonic() > ends_at:
+            if because is not None:
                 break
-    if because is None:
-        raise CommandError(f"not complete within {timeout_s:g} s: {screen.rollout_words(seen)}")
+            stands = screen.rollout_words(seen)
+        else:
+            raise CommandError(f"not complete within {limit_s:g} s: {stands}")
     if because:
         raise CommandError(f"not complete: {because}")
     _say(f"complete: {seen['pool']['available']} of {seen['pool']['target']} workers available")

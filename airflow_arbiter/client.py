@@ -8,6 +8,7 @@ and imports nothing of gunicorn before there is somebody to talk to.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket
 import struct
@@ -25,6 +26,9 @@ ANSWER_S = 60.0
 
 LOOK_S = 0.5
 """Pause between two looks at something that is under way."""
+
+_SHORTEST_S = 0.001
+"""A time of 0 means to the kernel that there is no limit."""
 
 AsJson = Mapping[str, Any]
 """A report as it comes over the wire: the server may be of another version than we are."""
@@ -78,7 +82,8 @@ def ask(path: Path, command: str, *, timeout_s: float = ANSWER_S) -> dict[str, A
 
     with socket.socket(socket.AF_UNIX) as sock:
         # A blocking connect waits where many wait already; one with Python's timeout fails there.
-        timeval = struct.pack("ll", int(timeout_s), round(timeout_s % 1 * 1e6))
+        timeout_s = max(timeout_s, _SHORTEST_S)
+        timeval = struct.pack("ll", int(timeout_s), int(timeout_s % 1 * 1e6))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
         try:
             sock.connect(str(path))
@@ -106,6 +111,10 @@ _NOBODY = (
 )
 
 
+_TOO_LATE = (TimeoutError, BlockingIOError)
+"""What is raised when an answer, or room for a connection, has not come in time."""
+
+
 def _check(sock: socket.socket, path: Path) -> None:
     """
     Make sure that it is a server of ours that is at the other end.
@@ -117,32 +126,42 @@ def _check(sock: socket.socket, path: Path) -> None:
         raise NoServerError(f"the server at {path} is of user {uid}")
 
 
-def report(path: Path) -> AsJson:
+def report(path: Path, *, timeout_s: float = ANSWER_S) -> AsJson:
     """
     Ask how everything stands, once more where the question was lost in a reload.
 
+    :param timeout_s: for one answer.
     :raises NoServerError: as :func:`ask`.
     """
     try:
-        return ask(path, "status")
-    except LostError:
-        return ask(path, "status")
+        return ask(path, "status", timeout_s=timeout_s)
+    except LostError as error:
+        if isinstance(error.__cause__, _TOO_LATE):
+            raise
+        return ask(path, "status", timeout_s=timeout_s)
 
 
-def follow(path: Path, *, interval_s: float = LOOK_S) -> Iterator[AsJson]:
+def follow(path: Path, *, interval_s: float = LOOK_S, limit_s: float = math.inf) -> Iterator[AsJson]:
     """
     Look at one server again and again, over its reloads.
 
+    :param limit_s: seconds after which it ends, also where the server is busy with a reload.
     :raises NoServerError: when it has gone, or another one has its place.
     """
+    ends_at = time.monotonic() + limit_s
     pid = None
-    while True:
-        seen = report(path)
+    while (left_s := ends_at - time.monotonic()) > 0:
+        try:
+            seen = report(path, timeout_s=min(ANSWER_S, left_s))
+        except LostError:
+            if time.monotonic() < ends_at:
+                raise
+            return
         if pid not in (None, seen["server"]["pid"]):
             raise NoServerError(f"the server of pid {pid} has gone, and another has its place")
         pid = seen["server"]["pid"]
         yield seen
-        time.sleep(interval_s)
+        time.sleep(max(0.0, min(interval_s, ends_at - time.monotonic())))
 
 
 def verdict(seen: AsJson, revision: int | None) -> str | None:

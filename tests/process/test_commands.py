@@ -256,7 +256,10 @@ def test_reload(start: Start, code: CodeApp, place: Path) -> None:
     assert "broken for a test" in steered.refuse("reload", "--wait")
     assert server.get() == (200, b"second")
     code.write("fourth")
-    assert steered.say("reload", "--wait")
+    code.hold("import", str(server.pid))
+    assert "not complete within 3 s" in steered.refuse("reload", "--wait", "--timeout", "3")
+    code.release("import")
+    assert steered.say("rollout", "status", "--wait")
     assert server.get() == (200, b"fourth")
 
 

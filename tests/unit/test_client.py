@@ -163,6 +163,18 @@ def _believe(path: Path, tell: int) -> None:
             os.write(tell, b"y")
 
 
+@pytest.mark.parametrize("backlog", [0, 8])
+@pytest.mark.parametrize("timeout_s", [1e-9, 0.05, 0.9999999])
+def test_a_server_that_is_busy(folder: Path, backlog: int, timeout_s: float) -> None:
+    """It is waited for, with a connection or without one, and not for ever."""
+    listener, _ = meeting.listen(folder / "a", backlog=backlog)
+    with listener, socket.socket(socket.AF_UNIX) as first:
+        first.connect(str(folder / "a"))  # with no backlog, nobody else gets in
+        with pytest.raises(LostError, match="has not answered"):
+            client.report(folder / "a", timeout_s=timeout_s)
+        assert list(client.follow(folder / "a", limit_s=0.05)) == []
+
+
 IDLE = {"phase": "idle", "due": 0}
 
 
