@@ -166,11 +166,13 @@ def test_over_an_upgrade(serve: Start, place: Path) -> None:
     assert config == [str(path), str(second)]
     identity = second.stat().st_ino
     pid = eventually(lambda: _second_pid(server), what="the second master")
-    server.send(signal.SIGTERM)
-    assert server.wait_exit() == 0
-    eventually(lambda: path.exists() and path.stat().st_ino == identity, what="it has taken the name")
-    assert client.ask(path, "show config")["control_socket"] == str(path)
-    client.ask(path, "shutdown")
+    try:
+        server.send(signal.SIGTERM)
+        assert server.wait_exit() == 0
+        eventually(lambda: path.exists() and path.stat().st_ino == identity, what="it has taken the name")
+        assert client.ask(path, "show config")["control_socket"] == str(path)
+    finally:
+        os.kill(pid, signal.SIGTERM)
     eventually(lambda: not psutil.pid_exists(pid), what="the second master has gone")
     assert list(place.iterdir()) == []
 
