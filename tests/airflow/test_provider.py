@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from ast import literal_eval
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +74,15 @@ declared = get_provider_info()["config"]["api"]["options"]
 print(json.dumps([[s.name, s.default, declared[s.name]["default"]] for s in OURS if s.name in declared]))
 """
     rows = _run(code, env=airflow_env)
-    assert {name: literal_eval(declared) for name, _, declared in rows if declared} == {
-        name: default for name, default, declared in rows if declared
+    shown = [(name, default, declared) for name, default, declared in rows if declared]
+    assert {name: _read(declared, like=default) for name, default, declared in shown} == {
+        name: default for name, default, _ in shown
     }
+
+
+def _read(text: str, *, like: object) -> object:
+    """Read an option as Airflow does that wants a value of this type."""
+    return text == "True" if isinstance(like, bool) else type(like)(text)  # type: ignore[call-arg]
 
 
 # -- what it costs -------------------------------------------------------------------------------------------
