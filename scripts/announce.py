@@ -6,7 +6,7 @@ Say when the server of ``make run`` answers, and how to log in.
 
 The server stays the foreground process. The watcher ends with it, or after the announcement, or after ten
 minutes. Host, port and Airflow's home come from the environment, as for the server.
-"""  # noqa: INP001  # a program, no package
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -173,3 +174,36 @@ def test_a_pod_comes_before_one_goes() -> None:
         assert spec["replicas"] > 1
     assert budget["spec"]["maxUnavailable"] == 1
     assert values["apiServer"]["podDisruptionBudget"] == {"enabled": True, "config": {"maxUnavailable": 1}}
+
+
+@each
+def test_there_is_memory_at_worst(file: Callable[[], Deployed]) -> None:
+    """The limit holds what docs/kubernetes.md adds up: everybody at the limit, one more, a preflight."""
+    page = (deployed.DEPLOY.parent / "docs" / "kubernetes.md").read_text()
+    rows = dict(re.findall(r"^\| ([^|]+?) \| \**(\d+)\** \|$", page, re.MULTILINE))
+    parts = {text.split()[0]: int(mib) for text, mib in rows.items()}
+    server = file()
+    workers = int(server.options["workers"])
+    largest_mib = limits.SIZE(server.options["worker_max_memory"]) // 2**20
+    assert parts["private"] == workers * largest_mib
+    assert parts["one"] == int(server.options.get("worker_refresh_batch_size", 1)) * largest_mib
+    assert parts["what"] + parts["private"] + parts["one"] + parts["the"] == parts["**together,"]
+    assert parts["**together,"] <= parts["`resources.limits.memory`"] == server.memory_mib
+
+
+@each
+def test_the_page_has_the_numbers(file: Callable[[], Deployed]) -> None:
+    """The table of docs/kubernetes.md about the end of a pod says what the files say."""
+    page = (deployed.DEPLOY.parent / "docs" / "kubernetes.md").read_text()
+    column = [deployed.manifest, deployed.values, deployed.compose].index(file)
+    table = page.split("### The end of a pod")[1].split("### Probes")[0]
+    rows = [line.strip("|").split("|") for line in table.splitlines() if line.startswith("| ")][1:]
+    said = [int(row[column + 1].strip().removesuffix(" s") or 0) for row in rows]
+    server = file()
+    assert said == [
+        server.grace_s,
+        server.pre_stop_s,
+        int(server.options["termination_grace_period"]),
+        int(server.settings["graceful_timeout"]),
+        limits.STOP_MARGIN_S,
+    ]
