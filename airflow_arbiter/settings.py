@@ -348,11 +348,11 @@ def apply(cfg: Config, options: Mapping[str, Any], *, source: str) -> None:
         except (Exception, SystemExit) as error:
             # gunicorn's validators raise whatever comes: ValueError, TypeError, KeyError, OSError ...
             raise SettingsError(
-                f"{source}: {limits.refusal(name, value, error, _allowed(setting))}"
+                f"{source}: {limits.refusal(name, value, error, allowed(setting))}"
             ) from error
 
 
-def _allowed(setting: Setting) -> str:
+def allowed(setting: Setting) -> str:
     """Say in words which values a setting takes."""
     if limit := limits.GUNICORNS.get(setting.name):
         return limit.allowed
