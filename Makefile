@@ -33,7 +33,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint unit test-airflow32 bench clean
+.PHONY: help run test lint unit docs test-airflow32 bench clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{ printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -57,7 +57,7 @@ run: $(RUN_STAMP) ## Serve the Airflow API server on http://127.0.0.1:8080 (PORT
 	@echo "Starting the API server, which takes about ten seconds ..."
 	@($(BIN)/python scripts/announce.py watch $$$$ &); exec $(BIN)/python -m airflow_arbiter
 
-test: lint ## Run everything: ruff, mypy, and all tests
+test: lint docs ## Run everything: ruff, mypy, the documentation, and all tests
 	@$(BIN)/pytest
 
 # -- parts -------------------------------------------------------------------------------------------------
@@ -69,6 +69,9 @@ lint: $(TEST_STAMP) ## Run ruff and mypy only
 
 unit: $(TEST_STAMP) ## Run the unit tests only
 	@$(BIN)/pytest tests/unit
+
+docs: $(TEST_STAMP) ## Build the documentation into build/docs; what is wrong in it is an error
+	@$(BIN)/python -m sphinx --builder html --quiet --nitpicky --fail-on-warning --keep-going docs build/docs
 
 test-airflow32: $(OLD_STAMP) ## Run the tests of the API server on the oldest Airflow and gunicorn
 	@$(OLD_VENV)/bin/pytest tests/airflow

@@ -20,6 +20,20 @@ KUBERNETES_GRACE_S = 30
 PREFIX = "AIRFLOW__API__"
 
 
+AIRFLOWS = {
+    "server_type",
+    "host",
+    "port",
+    "workers",
+    "worker_timeout",
+    "worker_refresh_interval",
+    "worker_refresh_batch_size",
+    "secret_key",
+    "log_config",
+}
+"""Options of the section `[api]` that Airflow itself has."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployed:
     """

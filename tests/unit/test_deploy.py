@@ -12,21 +12,10 @@ import pytest
 from check_jsonschema.builtin_schemas import get_builtin_schema
 from gunicorn.config import Config
 from harness import deployed
-from harness.deployed import Deployed
+from harness.deployed import AIRFLOWS, Deployed
 
 from airflow_arbiter import checks, limits, settings
 from airflow_arbiter.provider_info import get_provider_info
-
-AIRFLOWS = {
-    "server_type",
-    "host",
-    "port",
-    "workers",
-    "worker_timeout",
-    "worker_refresh_interval",
-    "worker_refresh_batch_size",
-}
-"""Options of the section `[api]` that Airflow itself has."""
 
 CHART = {
     "apiServer": {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -23,3 +25,46 @@ def test_links_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+TELLERS = {"publish", "publish_exception", "Event", "_warning", "_waiting", "warning", "error", "critical"}
+"""What an event is made or logged with, by its name."""
+
+_NAME = re.compile(r"[a-z]+(_[a-z]+)*\.[a-z]+(_[a-z]+)*")
+
+
+def _events() -> Iterator[tuple[str, bool]]:
+    """The events that the code has, and whether they are only told as information."""
+    for path in (ROOT / "airflow_arbiter").glob("*.py"):
+        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            function = call.func
+            teller = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+            keywords = {word.arg: word.value for word in call.keywords}
+            name = keywords.get("name", call.args[0] if call.args else None)
+            if teller in TELLERS and isinstance(name, ast.Constant) and _NAME.fullmatch(str(name.value)):
+                level = keywords.get("level")
+                is_quiet = teller in {"publish", "Event"} and level is None
+                yield str(name.value), is_quiet or getattr(level, "value", None) == "info"
+
+
+def test_each_event_is_documented() -> None:
+    """A warning or an error is a symptom in docs/troubleshooting.md; what is only told is in docs/log.md."""
+    events = list(_events())
+    log, troubles = ((ROOT / "docs" / f"{page}.md").read_text() for page in ("log", "troubleshooting"))
+    troubling = {name for name, is_quiet in events if not is_quiet}
+    assert {"worker.exited", "rollout.stalled", "thread.failed", "settings.lowered"} <= troubling
+    assert {name for name in troubling if f"`{name}`" not in troubles} == set()
+    assert {name for name, is_quiet in events if is_quiet and f"`{name}`" not in log} == set()
+
+
+def test_no_event_is_documented_that_is_not_there() -> None:
+    """Each event that is named in the pages about them is in the code."""
+    code = "\n".join(path.read_text() for path in (ROOT / "airflow_arbiter").glob("*.py"))
+    for page in ("log", "troubleshooting", "rollout"):
+        text = (ROOT / "docs" / f"{page}.md").read_text()
+        families = (
+            r"app|arbiter|exception|log|memory|preflight|process|reload|request|respawn|rollout|settings"
+        )
+        named = set(re.findall(rf"`((?:{families}|thread|watch|worker)\.(?!py)[a-z_]+)`", text))
+        assert len(named) > 3 or page == "rollout"
+        assert {name for name in named if f'"{name}"' not in code} == set()
