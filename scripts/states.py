@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args
 
 import pages
 
-from airflow_arbiter.conditions import due_reason, is_available
+from airflow_arbiter.conditions import is_available
 from airflow_arbiter.pool import (
     Action,
     Departure,
@@ -99,7 +99,7 @@ class World:
     def kinds(self) -> tuple[tuple[object, ...], ...]:
         """What each worker is to the planner, oldest first, times left out."""
         return tuple(
-            (self.state_of(age), p.must_prove, p.hangs, due_reason(p.view, self.now, 1, POLICY))
+            (self.state_of(age), p.must_prove, p.hangs, p.view.retire_reason)
             for age, p in sorted(self.processes.items())
         )
 
