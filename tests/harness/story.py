@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from harness.server import Server, free_port
@@ -53,6 +54,9 @@ class Story:
             "PATH": os.pathsep.join((str(Path(sys.executable).parent), env["PATH"])),
             "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), env.get("PYTHONPATH")))),
         }
+        # Short, because the paths of sockets must be; and nobody else's servers are found there.
+        self._runtime = tempfile.TemporaryDirectory(prefix="story-")
+        self._env.update(XDG_RUNTIME_DIR=self._runtime.name, TMPDIR=self._runtime.name)
         for name in ("scripts", "benchmarks", "deploy"):
             (folder / name).symlink_to(ROOT / name)
         (folder / "docs" / "images").mkdir(parents=True)
@@ -71,6 +75,7 @@ class Story:
         finally:
             if self._server is not None:
                 self._server.stop()
+            self._runtime.cleanup()
 
     def _take_port(self) -> None:
         self._port = free_port()

@@ -27,8 +27,9 @@ def test_links_lead_somewhere() -> None:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-TELLERS = {"publish", "publish_exception", "Event", "_warning", "_waiting", "warning", "error", "critical"}
-"""What an event is made or logged with, by its name."""
+QUIET = {"publish", "Event", "_tell", "_order"}
+TELLERS = QUIET | {"publish_exception", "_warning", "_waiting", "warning", "error", "critical"}
+"""What an event is made or logged with; by the first of these as information, unless a level is named."""
 
 _NAME = re.compile(r"[a-z]+(_[a-z]+)*\.[a-z]+(_[a-z]+)*")
 
@@ -40,11 +41,11 @@ def _events() -> Iterator[tuple[str, bool]]:
             function = call.func
             teller = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
             keywords = {word.arg: word.value for word in call.keywords}
-            name = keywords.get("name", call.args[0] if call.args else None)
-            if teller in TELLERS and isinstance(name, ast.Constant) and _NAME.fullmatch(str(name.value)):
-                level = keywords.get("level")
-                is_quiet = teller in {"publish", "Event"} and level is None
-                yield str(name.value), is_quiet or getattr(level, "value", None) == "info"
+            for given in [*call.args, keywords.get("name")] if teller in TELLERS else []:
+                if isinstance(given, ast.Constant) and _NAME.fullmatch(str(given.value)):
+                    level = keywords.get("level")
+                    is_quiet = teller in QUIET if level is None else getattr(level, "value", "") == "info"
+                    yield str(given.value), is_quiet
 
 
 def test_each_event_is_documented() -> None:
