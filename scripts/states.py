@@ -23,6 +23,7 @@ from typing import Any, Literal, get_args
 import pages
 
 from airflow_arbiter.conditions import is_available
+from airflow_arbiter.history import abort
 from airflow_arbiter.pool import (
     Action,
     Departure,
@@ -57,7 +58,7 @@ MOVES: dict[Phase, str] = {
     "idle": "rollout.completed",
     "progressing": "rollout.started",
     "stalled": "rollout.stalled",
-    "paused": "rollout.paused",
+    "paused": "rollout.paused",  # told by who pauses
 }
 """The event that tells of the move into a phase, where it is told of."""
 
@@ -182,6 +183,18 @@ class World:
         """Let a second pass."""
         self.now += 1.0
 
+    def is_paused(self) -> None:
+        """Let an operator pause the replacing."""
+        self.state = replace(self.state, orders=self.state.orders.pause())
+
+    def is_resumed(self) -> None:
+        """Let an operator resume it."""
+        self.state = replace(self.state, orders=self.state.orders.resume())
+
+    def is_aborted(self) -> None:
+        """Let an operator give up what was ordered."""
+        self.state = abort(self.state, 1)
+
     def exits(self, age: int) -> None:
         """Let a process be gone."""
         gone = Departure(worker=self.processes.pop(age).view, cause="exit code 1")
@@ -225,7 +238,11 @@ class Seen:
                 if word == TIME_PASSES:
                     word = "min_ready_seconds" if state == "available" else "falls silent"
                 self.workers[was, state].add(word)
-        if decision is not None and before.state.phase != after.state.phase and after.stop is None:
+        if before.state.phase == after.state.phase or after.stop is not None:
+            return
+        if decision is None:
+            self.phases[before.state.phase, after.state.phase].add(cause)
+        else:
             names = {event.name for event in decision.events} & {MOVES[after.state.phase]}
             healed = cause if cause == PROVES else "nobody is due or missed"
             self.phases[before.state.phase, after.state.phase] |= names or {healed}
@@ -260,6 +277,11 @@ def facts(world: World) -> Iterator[Fact]:
         yield "quick stop", partial(World.stops, quick=True)
     if world.target > 1 and world.stop is None:
         yield "scaled down", World.is_scaled_down
+    if world.stop is None and world.state.orders.is_paused:
+        yield "resumed", World.is_resumed
+    elif world.stop is None:
+        yield "paused", World.is_paused
+        yield "aborted", World.is_aborted
     oldest_of_a_kind = dict(reversed(list(zip(world.kinds(), sorted(world.processes), strict=True))))
     for age in oldest_of_a_kind.values():
         process, state = world.processes[age], world.state_of(age)
