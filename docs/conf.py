@@ -35,12 +35,7 @@ def _read(_app: Any, name: str, source: list[str]) -> None:
         is_page = (folder / link[1]).resolve().is_relative_to(DOCS)
         return link[0] if is_page else f"](path:{link[1]})"
 
-    lines = re.sub(r"\]\((\.\./[^)#:]+\.md)\)", out_of_docs, source[0]).splitlines(keepends=True)
-    # A page that another change brings has its place already; Sphinx warns of patterns that match nothing.
-    is_missing = re.compile(r"[\w/]+\*$")
-    source[0] = "".join(
-        line for line in lines if not is_missing.match(line.strip()) or any(DOCS.glob(f"{line.strip()}.md"))
-    )
+    source[0] = re.sub(r"\]\((\.\./[^)#:]+\.md)\)", out_of_docs, source[0])
 
 
 def setup(app: Any) -> None:

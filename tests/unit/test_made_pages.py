@@ -37,7 +37,7 @@ def test_the_states_are_current(seen: states.Seen) -> None:
 def test_every_state_is_reached(seen: states.Seen) -> None:
     """Whatever can be reported of a worker or of the rollout is in the diagrams."""
     assert {after for _, after in seen.workers} == {*get_args(WorkerState), states.OUTSIDE}
-    assert {after for _, after in seen.phases} == set(get_args(Phase)) - {"paused"}  # not planned yet
+    assert {after for _, after in seen.phases} == set(get_args(Phase))
 
 
 def test_what_is_dead_stays_dead(seen: states.Seen) -> None:
