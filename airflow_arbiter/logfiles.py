@@ -9,6 +9,8 @@ import logging
 import logging.handlers
 from typing import Any
 
+from gunicorn.instrument.statsd import Statsd
+
 from airflow_arbiter import events, limits, logguard
 from airflow_arbiter.errors import SettingsError
 
@@ -22,7 +24,10 @@ def set_up(cfg: Any) -> Any:
     """
     logguard.install()
     try:
-        return cfg.logger_class(cfg)
+        log = cfg.logger_class(cfg)
+        if isinstance(log, Statsd) and log.sock is not None:
+            log.sock.settimeout(0)  # at a path, its reader may stand still, and the master must not
+        return log
     except Exception as error:
         # Handlers and formatters are classes of anybody's, and raise what they like.
         raise SettingsError(
