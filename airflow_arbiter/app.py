@@ -288,6 +288,14 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
         plugins = [_airflow().plugins_folder()] if self.cfg.reload_on_plugin_change else []
         return [*plugins, *(Path(path).absolute() for path in self.cfg.reload_path)]
 
+    def metrics(self) -> Any:
+        """
+        Open what the app itself sends metrics to, for the server's own; None where it sends none.
+
+        :raises IntegrationError: where it cannot be used by a master that forks.
+        """
+        return _airflow().metrics() if self.app_uri is None else None
+
     def prepare_fork(self) -> None:
         """Let go, in the master, of what a worker must not inherit."""
         if self.app_uri is None:

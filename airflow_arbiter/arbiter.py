@@ -9,6 +9,7 @@ because it forks.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -29,11 +30,13 @@ from airflow_arbiter import (
     rereading,
     settings,
     succession,
+    systemd,
 )
 from airflow_arbiter.control import Control
 from airflow_arbiter.dispatch import Dispatcher
 from airflow_arbiter.doing import PlanDoer
 from airflow_arbiter.memory import Container
+from airflow_arbiter.monitors import Monitors
 from airflow_arbiter.observation import view_of
 from airflow_arbiter.pool import Event, PoolView, RolloutPolicy, Stop
 from airflow_arbiter.proctitle import set_title
@@ -62,6 +65,7 @@ class AirflowArbiter(PlanDoer):
         self.steering = Steering(self)
         self.control = Control(Dispatcher(self, self.steering).answer)
         self.policy = RolloutPolicy()
+        self.monitors = Monitors(self)
         self._stop: Stop | None = None
         self._container = Container()
         self._title = ("", "")
@@ -119,9 +123,14 @@ class AirflowArbiter(PlanDoer):
             if self.load_error is None:
                 self.call_hook("on_reload", self)
             self._tell_if_off()
+            self.monitors.open(is_resumed=True, told=self.metrics_told)
             return
         try:
-            super().start()
+            with systemd.hushed():
+                super().start()
+            if self.master_pid and "LISTEN_FDS" in os.environ:
+                self.systemd = True  # the other one's sockets were, and files of them are not ours to remove
+            self.monitors.open(is_resumed=False, told={})
         except BaseException as error:
             sock.close_sockets(self.LISTENERS, unlink=self.owns_socket_files())
             if self.pidfile is not None:
@@ -151,6 +160,8 @@ class AirflowArbiter(PlanDoer):
             self.tally = count(self.tally, view, decision.state)
             is_paused = self.state.orders.is_paused
             self.show_title("reload failed" if self.reloader.failure else "paused" if is_paused else "")
+            self.monitors.turn(is_last=self._stop is not None and not self.WORKERS)
+            self.wake_in_s = min(self.wake_in_s, self.monitors.wake_in_s)
         except HaltServer:
             raise
         except Exception:

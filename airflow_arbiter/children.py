@@ -24,6 +24,7 @@ from airflow_arbiter import events, stacks
 from airflow_arbiter.books import Kept
 from airflow_arbiter.control import Control
 from airflow_arbiter.errors import IntegrationError
+from airflow_arbiter.monitors import Monitors
 from airflow_arbiter.observation import exit_cause, view_of
 from airflow_arbiter.pool import Departure, RolloutState
 from airflow_arbiter.tally import Tally
@@ -46,13 +47,17 @@ class WorkerKeeper(Arbiter):
     :ivar load_error: why there is no app to make workers with, if there is none.
     :ivar state: what the planner remembers.
     :ivar tally: what is counted.
+    :ivar monitors: who is told of all this without asking.
+    :ivar metrics_told: what an earlier image of this master has told them.
     """
 
     # Narrower than gunicorn's: only our workers have a status page.
     WORKERS: dict[int, Kept]
     cfg: Any
     log: Any
+    monitors: Monitors
     reexec_pid: int
+    systemd: bool
     _num_workers: int
     control: Control
 
@@ -70,6 +75,7 @@ class WorkerKeeper(Arbiter):
         self.load_error: BaseException | None = None
         self.state = RolloutState()
         self.tally = Tally()
+        self.metrics_told: dict[str, int] = {}
         super().__init__(app)
         # sys.argv has the path of __main__.py where the command was `python -m`; SIGUSR2 must start the same.
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
@@ -180,6 +186,7 @@ class WorkerKeeper(Arbiter):
         try:
             worker.init_signals()
             self.control.abandon()
+            self.monitors.close()
             for sibling in self.WORKERS.values():
                 sibling.tmp.close()
                 sibling.status.close()
@@ -281,10 +288,14 @@ class WorkerKeeper(Arbiter):
         Source: ``gunicorn.arbiter.Arbiter.reexec``, which runs the child's part in our loop: where that
         fails, the child would stop our workers on its way out.
         """
-        master = os.getpid()
+        master, is_systemds = os.getpid(), self.systemd
+        # Where it hands sockets over they are at descriptors 3, 4 ...; ours have moved since.
+        self.systemd = False
         try:
             super().reexec()
         except BaseException:
             events.publish_exception("arbiter.reexec_failed")
             if os.getpid() != master:
                 os._exit(1)
+        finally:
+            self.systemd = is_systemds

@@ -55,6 +55,7 @@ class Handover:
     :param graceful_timeout_s: what workers get that are asked to leave.
     :param owns_socket_files: whether the files of Unix sockets are ours to remove.
     :param known_troubles: the names of what was wrong with the app all along.
+    :param metrics_told: counters as they were last sent to collectors of metrics, by name.
     :param kept: what the application keeps beyond its arguments, see :meth:`AirflowGunicornApp.keep`.
     """
 
@@ -90,6 +91,7 @@ class Handover:
     title: str = ""
     graceful_timeout_s: float = 30.0
     owns_socket_files: bool = False
+    metrics_told: dict[str, int] = field(default_factory=dict)
     kept: dict[str, Any] = field(default_factory=dict)
 
     def write(self) -> int:

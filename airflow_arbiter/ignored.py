@@ -13,7 +13,6 @@ _BY_UVICORN = "uvicorn reads requests, and has no such option"
 _NO_ACCESS_LOG = "gunicorn's access log is not used; ours has its own form"
 _NO_HOOK = "a uvicorn worker never calls it"
 _NO_TLS_OPTION = "uvicorn makes the TLS context, and has no such option"
-_NO_METRICS = "gunicorn's counts of requests and workers are not made"
 _NO_DIRTY_WORKERS = "gunicorn's dirty workers are not supported"
 _NO_CONTROL = "the control socket is for its user and root alone"
 _NO_PASTE = "apps are not loaded by Paste"
@@ -60,7 +59,7 @@ IGNORED: Mapping[str, str] = {
     **dict.fromkeys(
         ("ssl_context", "ssl_version", "suppress_ragged_eofs", "do_handshake_on_connect"), _NO_TLS_OPTION
     ),
-    **dict.fromkeys(("statsd_host", "statsd_prefix", "dogstatsd_tags", "enable_backlog_metric"), _NO_METRICS),
+    "enable_backlog_metric": "gunicorn's gauge of its queue is not made",
     **dict.fromkeys(
         (
             "dirty_apps",

@@ -17,6 +17,7 @@ import os
 import re
 import ssl
 import sys
+from inspect import signature
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,7 +29,7 @@ from airflow.exceptions import AirflowConfigException
 from sqlalchemy.pool import QueuePool
 from structlog.stdlib import ProcessorFormatter
 
-from airflow_arbiter.errors import SettingsError
+from airflow_arbiter.errors import IntegrationError, SettingsError
 from airflow_arbiter.logconfig import add_extra, server_loggers
 
 APP_URI = "airflow.api_fastapi.main:app"
@@ -55,6 +56,9 @@ _OUR_OPTIONS = (
     "fork_safety",
 )
 """Those of our settings that mean the same in the ``[api]`` section; checked where all settings are."""
+
+_METRICS = ("statsd_datadog_enabled", "statsd_on", "otel_on")
+"""What turns Airflow's metrics on; it takes the first of them."""
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -274,6 +278,36 @@ def broken_plugins() -> dict[str, str]:
 
     errors = plugins_manager.get_import_errors()
     return {f"plugin {name}": error for name, error in sorted(errors.items())}
+
+
+def metrics() -> Any:
+    """
+    Open Airflow's own client of metrics, for what the server itself has to say.
+
+    As Airflow's ``[metrics]`` section has it, with its prefix, its lists of names and its custom client.
+
+    :return: something with ``incr`` and ``gauge``; None where metrics are off.
+    :raises IntegrationError: where they are on, and a master that forks cannot have them.
+    """
+    on = [name for name in _METRICS if conf.getboolean("metrics", name, fallback=False)]
+    if not on:
+        return None
+    if on == ["otel_on"]:
+        raise IntegrationError(
+            "Airflow's [metrics] otel_on: OpenTelemetry sends from a thread, and the master forks; for the "
+            "server's own metrics set statsd_host (a collector has a receiver for statsd), or scrape "
+            "`airflow-arbiter status --output prometheus`"
+        )
+    try:
+        from airflow.observability.metrics import stats_utils
+        from airflow.observability.stats import Stats
+
+        make = stats_utils.get_stats_factory
+        factory = make(Stats) if signature(make).parameters else make()  # the former in 3.2
+        return factory()
+    except Exception as error:
+        # Clients may be the operator's own, their packages be missing, and their hosts be unknown.
+        raise IntegrationError(f"Airflow's [metrics] section: {type(error).__name__}: {error}") from error
 
 
 def release_connections() -> None:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from airflow_arbiter import events, logconfig, logfiles
 from airflow_arbiter.errors import ArbiterError
+from airflow_arbiter.monitors import Monitors
 from airflow_arbiter.succession import FIXED_SETTINGS, keep_fixed
 
 
@@ -25,6 +26,7 @@ class Master(Protocol):
     app: Any
     cfg: Any
     log: Any
+    monitors: Monitors
     reloader: Any
     generation: int
     num_workers: int
@@ -75,6 +77,7 @@ def reread(master: Master) -> str:
         master.num_workers = scaled
     master.generation += 1
     logfiles.reopen()
+    master.monitors.reopen()
     master.call_hook("on_reload", master)
     return ""
 

@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from gunicorn.arbiter import Arbiter
 
-from airflow_arbiter import events, logconfig, proctitle
+from airflow_arbiter import events, limits, logconfig, proctitle, systemd
 from airflow_arbiter.handover import Handover
 
 T = TypeVar("T")
@@ -59,11 +59,27 @@ def insist(make: Callable[[], T], handover: Handover) -> T:
                 events.publish_exception("reload.failed")
                 proctitle.set_title(handover.title, state="reload failed")
             told = repr(error)
+            _tell_systemd(handover, _state(handover, told))
         taken = signal.sigtimedwait({*_ENDS, signal.SIGHUP}, pause_s)  # who has mended it may say so
         pause_s = min(pause_s * 2, RETRY_LAST_S)
         if taken is not None and taken.si_signo in _ENDS:
+            _tell_systemd(handover, "STOPPING=1")
             _end(handover, signal.Signals(taken.si_signo))
             sys.exit(0)
+        if taken is not None:
+            _tell_systemd(handover, f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+
+def _tell_systemd(handover: Handover, message: str) -> None:
+    """Tell it for an arbiter that is not there, unless another master speaks for the service."""
+    if not handover.master_pid:
+        systemd.tell(message)
+
+
+def _state(handover: Handover, error: str) -> str:
+    """Say that the service is there, and that its workers must not be ended because nobody looks at them."""
+    status = f"{len(handover.workers)} workers serve; reload failed: {limits.one_line(error)}"
+    return f"READY=1\nSTATUS={status}\nWATCHDOG_USEC=0"
 
 
 @contextlib.contextmanager

@@ -93,6 +93,7 @@ def hand_over(master: WorkerKeeper, reason: str) -> Handover:
         owns_socket_files=master.owns_socket_files(),
         state=asdict(master.state),
         tally=asdict(master.tally),
+        metrics_told=master.monitors.told,
         kept=master.app.keep(),
     )
 
@@ -117,6 +118,7 @@ def become(master: WorkerKeeper, message: Handover) -> None:
             with contextlib.suppress(OSError):
                 os.chdir(message.cwd)
             line = handover.command(fd)
+            master.monitors.fall_silent(master.cfg.worker_boot_timeout)
             os.execve(line[0], line, _environment(master))  # noqa: S606  # there is no shell to want
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
@@ -125,8 +127,9 @@ def become(master: WorkerKeeper, message: Handover) -> None:
 def _environment(master: WorkerKeeper) -> dict[str, str]:
     """The environment that the server was started with, without what a promoted master no longer is."""
     environment: dict[str, str] = dict(master.app.environ)
-    if not master.master_pid:
-        environment.pop("GUNICORN_PID", None)
+    if not master.master_pid and "GUNICORN_PID" in environment:
+        del environment["GUNICORN_PID"]
+        environment.pop("WATCHDOG_PID", None)  # systemd watches us now, in the place of that one
     return environment
 
 
@@ -164,6 +167,7 @@ def adopt(master: WorkerKeeper, message: Handover) -> None:
     master.systemd = message.is_systemd
     master.known_troubles = tuple(message.known_troubles)
     master.stats.update(message.stats)
+    master.metrics_told = dict(message.metrics_told)
     master.START_CTX = {"args": message.orig_argv, "cwd": message.cwd, 0: message.orig_argv[0]}
     # There are workers that have served, or it would not have come to this.
     master.state = restore(RolloutState, {"has_served": True, "has_proved": True, **message.state})

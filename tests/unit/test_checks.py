@@ -235,7 +235,7 @@ GRACE = "termination_grace_period, less 2 s for the server itself"
         pytest.param({"graceful_timeout": 3600}, {}, (), id="grace-not-known"),
         pytest.param({"timeout": 0}, {}, (), id="heartbeat-never"),
         pytest.param(
-            {"threads": 4, "statsd_host": "localhost:8125"},
+            {"threads": 4, "enable_backlog_metric": True},
             {},
             tuple(
                 Event(
@@ -243,7 +243,7 @@ GRACE = "termination_grace_period, less 2 s for the server itself"
                     level="warning",
                     values=(("option", option), ("because", ignored.IGNORED[option])),
                 )
-                for option in ("threads", "statsd_host")
+                for option in ("threads", "enable_backlog_metric")
             ),
             id="ignored",
         ),

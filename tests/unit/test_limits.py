@@ -73,7 +73,8 @@ ACCEPTED: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
         ("None", "''", *TEXT),
         (
             "config", "wsgi_app", "accesslog", "errorlog", "syslog_addr", "syslog_prefix", "syslog_facility",
-            "proc_name", "default_proc_name", "pythonpath", "ciphers",
+            "proc_name", "default_proc_name", "pythonpath", "ciphers", "statsd_host", "statsd_prefix",
+            "dogstatsd_tags",
         ),
     ),
     ("short text", ("None", "''", *(value for value in TEXT if "9" not in value)), ("control_socket",)),
