@@ -186,6 +186,12 @@ def _print_yaml(seen: AsJson) -> None:
     _print(yaml.safe_dump(dict(seen), sort_keys=False).rstrip())
 
 
+def _print_prometheus(seen: AsJson) -> None:
+    from airflow_arbiter.prometheus import render
+
+    sys.stdout.write(render(seen))
+
+
 def _print(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
@@ -195,6 +201,7 @@ OUTPUTS: Mapping[str, Callable[[AsJson], None]] = {
     "json": _print_json,
     "yaml": _print_yaml,
     "plain": _print_plain,
+    "prometheus": _print_prometheus,
 }
 """How a report can be printed."""
 

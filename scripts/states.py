@@ -271,17 +271,7 @@ Fact = tuple[str, Callable[[World], None]]
 def facts(world: World) -> Iterator[Fact]:
     """Everything that the world can do next."""
     yield TIME_PASSES, World.passes_time
-    if world.stop is None:
-        yield "stop", partial(World.stops, quick=False)
-    if world.stop is None or world.stop.quick_at is None:
-        yield "quick stop", partial(World.stops, quick=True)
-    if world.target > 1 and world.stop is None:
-        yield "scaled down", World.is_scaled_down
-    if world.stop is None and world.state.orders.is_paused:
-        yield "resumed", World.is_resumed
-    elif world.stop is None:
-        yield "paused", World.is_paused
-        yield "aborted", World.is_aborted
+    yield from orders(world)
     oldest_of_a_kind = dict(reversed(list(zip(world.kinds(), sorted(world.processes), strict=True))))
     for age in oldest_of_a_kind.values():
         process, state = world.processes[age], world.state_of(age)
@@ -295,6 +285,22 @@ def facts(world: World) -> Iterator[Fact]:
             yield PROVES, partial(World.proves, age=age)
         if state != "draining" and process.view.retire_reason is None:
             yield "is due", partial(World.is_due, age=age)
+
+
+def orders(world: World) -> Iterator[Fact]:
+    """Everything that somebody can order next."""
+    if world.stop is None or world.stop.quick_at is None:
+        yield "quick stop", partial(World.stops, quick=True)
+    if world.stop is not None:
+        return
+    yield "stop", partial(World.stops, quick=False)
+    if world.target > 1:
+        yield "scaled down", World.is_scaled_down
+    if world.state.orders.is_paused:
+        yield "resumed", World.is_resumed
+    else:
+        yield "paused", World.is_paused
+        yield "aborted", World.is_aborted
 
 
 # -- look everywhere

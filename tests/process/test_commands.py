@@ -22,6 +22,7 @@ from harness.load import Load
 from harness.server import Server
 from harness.starting import SetFault, Start
 from harness.waiting import eventually
+from prometheus_client.parser import text_string_to_metric_families
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +83,14 @@ def test_status(steered: Steered) -> None:
     assert yaml.safe_load(steered.say("status", "-o", "yaml"))["pool"] == report["pool"]
     names, *rows = [line.split() for line in steered.say("status", "-o", "plain").splitlines()]
     assert [dict(zip(names, row, strict=True))["pid"] for row in rows] == list(map(str, steered.pids()))
+    families = text_string_to_metric_families(steered.say("status", "-o", "prometheus"))
+    (available,) = (
+        sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == "airflow_arbiter_workers" and sample.labels == {"state": "available"}
+    )
+    assert available == 2
     table = steered.say("status")
     assert "2 of 2 available, 2 live" in table
     assert all(str(pid) in table for pid in steered.pids())
