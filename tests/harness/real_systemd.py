@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -30,6 +31,7 @@ class RealSystemd:
     A manager of services; skips the test where there can be none.
 
     :param folder: for its sockets and units.
+    :ivar service_log: what services print, where their units say so.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,6 +40,7 @@ class RealSystemd:
         self._units = folder / "config" / "systemd" / "user"
         self._units.mkdir(parents=True)
         self._log = folder / "systemd.log"
+        self.service_log = folder / "service.log"
         places = {"XDG_RUNTIME_DIR": str(folder), "XDG_CONFIG_HOME": str(folder / "config")}
         self._env = {**os.environ, **places}
         unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -62,7 +65,9 @@ class RealSystemd:
         return state in ("running", "degraded")
 
     def close(self) -> None:
-        """End it and all of its services."""
+        """End it and all of its services, and show what services have said: to be seen where a test fails."""
+        if self.service_log.exists():
+            sys.stdout.write(self.service_log.read_text())
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._popen.pid, signal.SIGKILL)
         self._popen.wait()

@@ -331,6 +331,8 @@ def _install(real: RealSystemd, code: CodeApp, port: int, *arguments: str) -> No
     for pattern, text in changes.items():
         service = re.sub(f"^{pattern}", text, service, flags=re.MULTILINE)
     lines = "".join(f'Environment="{name}={value}"\n' for name, value in environment.items())
+    for stream in ("Output", "Error"):
+        lines += f"Standard{stream}=append:{real.service_log}\n"
     real.add("aa.service", service.replace("[Install]", f"{lines}\n[Install]"))
     socket_unit = (UNITS / "airflow-arbiter.socket").read_text()
     real.add("aa.socket", socket_unit.replace("ListenStream=8080", f"ListenStream=127.0.0.1:{port}"))
@@ -347,7 +349,8 @@ def test_systemd_itself_understands(real: RealSystemd, code: CodeApp) -> None:
 
     with Load(port, clients=2) as load:
         code.write("second", at_import="time.sleep(4)")
-        real.run("reload", "aa.service")
+        # It would wait for the end of the reload where our word of it comes before the end of ExecReload.
+        real.run("reload", "--no-block", "aa.service")
         eventually(lambda: real.show("aa", "StatusText").endswith("trying new code"), what="it is told")
         assert real.show("aa", "ActiveState") == "reloading"
         eventually(lambda: b"second" in load.bodies, what="new code is served")
