@@ -108,7 +108,7 @@ class AirflowArbiter(PlanDoer):
             if self.pid is not None:
                 refuse_new(troubles, known=self.known_troubles)  # it may have come since
             self.known_troubles = tuple(troubles)
-            preload.settle()
+            preload.settle(self.app)
 
     def start(self) -> None:
         """

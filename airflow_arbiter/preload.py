@@ -90,11 +90,7 @@ def load(app: Any, *, limit_s: float = LIMIT_S) -> float:
             asgi_app = app.wsgi()
         if app.cfg.warmup_path:
             took_s = _warm_up(app, asgi_app, min(limit_s, app.cfg.worker_boot_timeout / 4))
-        try:
-            app.prepare_fork()
-        except Exception:
-            # What cannot be given back must not keep us from serving; it is tried again before each fork.
-            events.publish_exception("preload.release_failed", level="warning")
+        _release(app)
     if app.cfg.fork_safety != "off":
         _tell(audit, is_strict=app.cfg.fork_safety == "strict")
     return took_s
@@ -109,17 +105,29 @@ def limit_after(took_s: float) -> float:
     return AGAIN_FLOOR_S + AGAIN_FACTOR * took_s if took_s else 0.0
 
 
-def settle() -> None:
+def settle(app: Any) -> None:
     """
     Make what is there now the part of memory that all workers share.
 
     Frozen objects are no longer visited by a worker's garbage collector, which would write to each of them,
     and so copy their pages. The allocator's free pages are given back, before they are copied.
+
+    :param app: the gunicorn application.
     """
     gc.collect()
     gc.freeze()
     with contextlib.suppress(AttributeError, OSError):  # glibc's only
         ctypes.CDLL(None).malloc_trim(0)
+    # Once more, for new pools: a frozen one is never collected, and so keeps what connections it may get.
+    _release(app)
+
+
+def _release(app: Any) -> None:
+    try:
+        app.prepare_fork()
+    except Exception:
+        # What cannot be given back must not keep us from serving; it is tried again before each fork.
+        events.publish_exception("preload.release_failed", level="warning")
 
 
 def leave(code: object) -> None:
