@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_arbiter.client import AsJson
 from airflow_arbiter.errors import ArbiterError
+from airflow_arbiter.limits import one_line
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -53,7 +54,12 @@ def size(number: int | None) -> str:
 
 
 def rollout_words(seen: AsJson) -> str:
-    """Say in one line how the replacing of workers stands."""
+    """Say in one line how the replacing of workers stands, and what has become of new code."""
+    failure = seen["reload"]["failure"]
+    return _rollout(seen) + (f", the last reload failed: {one_line(failure)}" if failure else "")
+
+
+def _rollout(seen: AsJson) -> str:
     rollout = seen["rollout"]
     words = [rollout["phase"]]
     if rollout["due"] or rollout["replaced"]:
@@ -63,7 +69,7 @@ def rollout_words(seen: AsJson) -> str:
     if rollout["running_s"] is not None:
         words.append(f"for {duration(rollout['running_s'])}")
     if rollout["because"]:
-        words.append(str(rollout["because"]))
+        words.append(one_line(str(rollout["because"])))
     if rollout["retry_in_s"] is not None:
         words.append(f"next try in {duration(rollout['retry_in_s'])}")
     return ", ".join(words)
@@ -80,10 +86,10 @@ def summary(seen: AsJson) -> list[tuple[str, str]]:
         ("Server", f"{server['app']}, pid {server['pid']}, up {duration(server['uptime_s'])}"),
         ("Listens", ", ".join(server["listeners"])),
         ("Pool", counts),
-        ("Rollout", rollout_words(seen)),
+        ("Rollout", _rollout(seen)),
     ]
     if reload["state"] != "idle" or reload["failure"]:
-        lines.append(("Reload", ", ".join(filter(None, (reload["state"], reload["failure"])))))
+        lines.append(("Reload", ", ".join(filter(None, (reload["state"], one_line(reload["failure"]))))))
     if server["stopping"]:
         lines.append(("Stop", "under way"))
     return lines
@@ -99,7 +105,9 @@ _COLUMNS: Mapping[str, Callable[[AsJson], str]] = {
     "in_flight": lambda worker: str(worker["in_flight"]),
     "private": lambda worker: size(worker["private_bytes"]),
     "last_beat": lambda worker: _ago(worker["beat_ago_s"]),
-    "last_probe": lambda worker: " ".join(filter(None, (worker["probe"], _ago(worker["probe_ago_s"])))),
+    "last_probe": lambda worker: " ".join(
+        filter(None, (one_line(worker["probe"]), _ago(worker["probe_ago_s"])))
+    ),
     "due": lambda worker: worker["due"] or "",
 }
 """What is told of a worker."""
@@ -265,4 +273,4 @@ def _stage(seen: AsJson) -> str:
     reload = seen["reload"]
     if reload["state"] == "idle":
         return str(seen["rollout"]["phase"])
-    return ": ".join(filter(None, ("reload", reload["state"], reload["failure"])))
+    return ": ".join(filter(None, ("reload", reload["state"], one_line(reload["failure"]))))

@@ -111,6 +111,29 @@ def test_a_rollout_in_words(changes: dict[str, object], words: str) -> None:
     assert screen.rollout_words(as_json(rollout=changes)) == words
 
 
+def test_what_a_rollout_says_of_new_code() -> None:
+    """Who asks for the replacing alone hears what the last reload failed of."""
+    words = screen.rollout_words(as_json(reload={"failure": "SyntaxError"}))
+    assert words.endswith(", for 12.0s, the last reload failed: SyntaxError")
+
+
+ESCAPE = "\x1b]0;title\x07\x1b[2J\nnext\x9b31m"
+
+
+@pytest.mark.parametrize("output", ["table", "plain"])
+def test_a_foreign_text_commands_no_terminal(capsys: pytest.CaptureFixture[str], output: str) -> None:
+    """What an app says when it fails stays in its line, and is shown and not obeyed."""
+    seen = as_json(reload={"failure": ESCAPE, "state": "waiting"}, rollout={"because": ESCAPE})
+    seen["workers"][0]["probe"] = ESCAPE
+    screen.OUTPUTS[output](seen)
+    with screen.progress() as tell:
+        tell(seen)
+    captured = capsys.readouterr()
+    assert all(line.isprintable() for line in (captured.out + captured.err).split("\n"))
+    assert screen.rollout_words(seen).isprintable()
+    assert len(captured.err.splitlines()) == 1
+
+
 def test_progress_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """One line for each change, on standard error."""
     with screen.progress() as tell:
