@@ -124,10 +124,10 @@ def _rollout_status(args: argparse.Namespace) -> int:
     seen = client.report(path)
     if args.wait:
         rollout = seen["rollout"]
-        is_open = max(rollout["completed"], rollout["aborted"]) < rollout["revision"]
+        is_open = rollout["revision"] in rollout["open"]
         return _wait(path, rollout["revision"] if is_open else None, args.timeout)
     _say(screen.rollout_words(seen))
-    return FAILED if seen["rollout"]["phase"] == "stalled" else 0
+    return FAILED if seen["rollout"]["stalled"] else 0
 
 
 def _restart(args: argparse.Namespace) -> int:

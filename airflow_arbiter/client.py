@@ -19,6 +19,7 @@ from typing import Any
 
 from airflow_arbiter import meeting
 from airflow_arbiter.errors import ArbiterError, CommandError
+from airflow_arbiter.limits import one_line
 from airflow_arbiter.meeting import Peer
 
 ANSWER_S = 60.0
@@ -26,6 +27,8 @@ ANSWER_S = 60.0
 
 LOOK_S = 0.5
 """Pause between two looks at something that is under way."""
+
+STARTED_ANEW = "the server was started anew, and knows nothing of it"
 
 _SHORTEST_S = 0.001
 """A time of 0 means to the kernel that there is no limit."""
@@ -80,14 +83,15 @@ def ask(path: Path, command: str, *, timeout_s: float = ANSWER_S) -> dict[str, A
     # Not above: every command of Airflow's imports this module.
     from gunicorn.ctl.protocol import ControlProtocol, ProtocolError, make_request
 
-    with socket.socket(socket.AF_UNIX) as sock:
+    ends_at = time.monotonic() + timeout_s
+    with _Timed(socket.AF_UNIX) as sock:
         # A blocking connect waits where many wait already; one with Python's timeout fails there.
         timeout_s = max(timeout_s, _SHORTEST_S)
         timeval = struct.pack("ll", int(timeout_s), int(timeout_s % 1 * 1e6))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
         try:
             sock.connect(str(path))
-            sock.settimeout(timeout_s)
+            sock.ends_at = ends_at
             _check(sock, path)
             ControlProtocol.write_message(sock, make_request(1, command))
             answer = ControlProtocol.read_message(sock)
@@ -99,6 +103,27 @@ def ask(path: Path, command: str, *, timeout_s: float = ANSWER_S) -> dict[str, A
         raise CommandError(str(answer.get("error") if isinstance(answer, dict) else answer))
     data: dict[str, Any] = answer.get("data") or {}
     return data
+
+
+class _Timed(socket.socket):
+    """
+    A socket with one deadline for all that is read and written; gunicorn's protocol has one for each piece.
+
+    :ivar ends_at: when it is to be over, by the monotonic clock.
+    """
+
+    ends_at = math.inf
+
+    def recv(self, *arguments: Any) -> bytes:
+        self._hurry()
+        return super().recv(*arguments)
+
+    def sendall(self, *arguments: Any) -> None:
+        self._hurry()
+        super().sendall(*arguments)
+
+    def _hurry(self) -> None:
+        self.settimeout(max(self.ends_at - time.monotonic(), _SHORTEST_S))
 
 
 _NOBODY = (
@@ -130,15 +155,16 @@ def report(path: Path, *, timeout_s: float = ANSWER_S) -> AsJson:
     """
     Ask how everything stands, once more where the question was lost in a reload.
 
-    :param timeout_s: for one answer.
+    :param timeout_s: for the whole of it.
     :raises NoServerError: as :func:`ask`.
     """
+    ends_at = time.monotonic() + timeout_s
     try:
         return ask(path, "status", timeout_s=timeout_s)
     except LostError as error:
         if isinstance(error.__cause__, _TOO_LATE):
             raise
-        return ask(path, "status", timeout_s=timeout_s)
+        return ask(path, "status", timeout_s=ends_at - time.monotonic())
 
 
 def follow(path: Path, *, interval_s: float = LOOK_S, limit_s: float = math.inf) -> Iterator[AsJson]:
@@ -149,17 +175,20 @@ def follow(path: Path, *, interval_s: float = LOOK_S, limit_s: float = math.inf)
     :raises NoServerError: when it has gone, or another one has its place.
     """
     ends_at = time.monotonic() + limit_s
-    pid = None
+    # Until then it is asked again and again; a server that only takes its time is waited for.
+    pid, uptime_s = None, 0.0
     while (left_s := ends_at - time.monotonic()) > 0:
         try:
             seen = report(path, timeout_s=min(ANSWER_S, left_s))
-        except LostError:
-            if time.monotonic() < ends_at:
+        except LostError as error:
+            if not isinstance(error.__cause__, _TOO_LATE):
                 raise
-            return
+            continue  # it takes in new code, for as long as that takes
         if pid not in (None, seen["server"]["pid"]):
             raise NoServerError(f"the server of pid {pid} has gone, and another has its place")
-        pid = seen["server"]["pid"]
+        if seen["server"]["uptime_s"] < uptime_s:
+            raise NoServerError(STARTED_ANEW)  # in a container the next one has the same pid
+        pid, uptime_s = seen["server"]["pid"], seen["server"]["uptime_s"]
         yield seen
         time.sleep(max(0.0, min(interval_s, ends_at - time.monotonic())))
 
@@ -171,19 +200,45 @@ def verdict(seen: AsJson, revision: int | None) -> str | None:
     :param revision: of the restart or reload that is meant; None means whatever is under way.
     :return: empty once it is complete, why it is not going to be, or None while that is open.
     """
-    rollout, reload, is_stopping = seen["rollout"], seen["reload"], seen["server"]["stopping"]
+    if revision is not None:
+        rollout = seen["rollout"]
+        if rollout["revision"] < revision:
+            return STARTED_ANEW
+        if revision in _given_up(seen):
+            return _given_up(seen)[revision] or "it was given up"
+        if revision not in rollout["open"]:
+            return "" if revision <= rollout["completed"] else "it was given up, too long ago to tell why"
+    return _held_up(seen, revision) or (_at_rest(seen) if revision is None else None)
+
+
+def _given_up(seen: AsJson) -> dict[int, str]:
+    """Why revisions were given up; empty for one that a person has given up."""
+    return {
+        revision: one_line(item["because"])
+        for item in seen["rollout"]["given_up"]
+        for revision in item["revisions"]
+    }
+
+
+def _held_up(seen: AsJson, revision: int | None) -> str:
+    """Why what is under way does not get on, or nothing."""
+    rollout, reload = seen["rollout"], seen["reload"]
+    if seen["server"]["stopping"]:
+        return "the server is stopping"
+    is_meant = revision is None or revision in reload["awaiting"]
+    if is_meant and reload["retry_in_s"] is not None:
+        return one_line(reload["failure"]) or "the new code could not be tried"
     is_reloading = reload["state"] != "idle"  # what is stalled then is of the code that is to be replaced
-    if revision is None:
-        is_complete = rollout["phase"] == "idle" and not is_reloading and not is_stopping
-    else:
-        is_complete = rollout["completed"] >= revision
-    because = None
-    if is_complete:
-        because = ""
-    elif revision is not None and rollout["aborted"] >= revision:
-        because = str(reload["failure"] or "it was given up")
-    elif is_stopping:
-        because = "the server is stopping"
-    elif rollout["phase"] == "stalled" and not is_reloading:
-        because = str(rollout["because"] or "newcomers fail")
-    return because
+    if rollout["stalled"] and (not is_reloading or reload["retry_in_s"] is not None):
+        return one_line(rollout["because"]) or "newcomers fail"
+    return ""
+
+
+def _at_rest(seen: AsJson) -> str | None:
+    """Tell of a server from which nothing is awaited: empty if all is well, why not, None if it moves."""
+    rollout, pool = seen["rollout"], seen["pool"]
+    if rollout["phase"] != "idle" or seen["reload"]["state"] != "idle":
+        return None
+    if failure := _given_up(seen).get(rollout["revision"]):
+        return failure
+    return "" if pool["available"] >= pool["target"] else None

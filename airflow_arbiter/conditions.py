@@ -15,6 +15,8 @@ from airflow_arbiter.pool import PoolView, Reason, RolloutPolicy, RolloutState, 
 SAMPLES_OVER = 3
 """Samples in a row above the memory limit that make a worker due; one may be a single large request."""
 
+OFF = "replacing is off: worker_refresh_batch_size is 0"
+
 # -- one worker
 # ------------------------------------------------------------------------------------------------
 

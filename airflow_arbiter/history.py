@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from airflow_arbiter.conditions import (
+    OFF,
     by_age,
     due,
     due_reason,
@@ -75,10 +76,14 @@ def restart(state: RolloutState, newest_age: int) -> RolloutState:
     return replace(state, orders=state.orders.restart(newest_age), boot_backoff=Backoff())
 
 
-def settle_reload(state: RolloutState, *, has_failed: bool) -> RolloutState:
-    """Know that a reload is in, whose code has not failed yet; or that it will never be."""
-    backoff = state.boot_backoff if has_failed else Backoff()
-    return replace(state, orders=state.orders.settle_reload(has_failed=has_failed), boot_backoff=backoff)
+def settle_reload(state: RolloutState, *, failure: str = "") -> RolloutState:
+    """
+    Know that a reload is in, whose code has not failed yet; or that it will never be.
+
+    :param failure: why it will not, in words.
+    """
+    backoff = state.boot_backoff if failure else Backoff()
+    return replace(state, orders=state.orders.settle_reload(failure=failure), boot_backoff=backoff)
 
 
 def abort(state: RolloutState, generation: int) -> RolloutState:
@@ -203,15 +208,15 @@ def _learn_progress(
 
 
 def _learn_orders(state: RolloutState, view: PoolView, policy: RolloutPolicy) -> RolloutState:
-    """Notice when everybody is replaced whom the last restart or reload was meant for."""
+    """Notice when everybody is replaced whom the restarts, and the reloads that are in, were meant for."""
     orders = state.orders.forget([worker.age for worker in view.workers])
     completed = state.completed
-    if not orders.awaiting and orders.aborted < orders.revision:
+    if orders.rolling:
         is_done = not any(is_outdated(w, view) or is_ordered_away(w, view) for w in view.workers)
         if is_done and is_full(view.workers, view, policy):
-            completed = orders.revision
+            completed, orders = max(completed, *orders.rolling), orders.complete()
         elif not policy.surge:
-            orders = orders.give_up()
+            orders = orders.give_up(OFF)
     return replace(state, orders=orders, completed=completed)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from airflow_arbiter import events, handover, history, succession
+from airflow_arbiter import events, handover, history, limits, succession
 from airflow_arbiter.children import WorkerKeeper
 from airflow_arbiter.errand import Errand
 from airflow_arbiter.errors import ArbiterError, IntegrationError
@@ -72,10 +72,13 @@ class Reloader:
 
     def report(self) -> ReloadReport:
         """Tell how it stands."""
+        left_s = self._retry_at - time.monotonic()
         return ReloadReport(
             state="checking" if self.is_running else "waiting" if self.is_pending else "idle",
             failure=self.failure,
             asked=self._master.state.orders.reloads,
+            awaiting=self._master.state.orders.awaiting,
+            retry_in_s=None if self._wanted or not self._again else round(max(0.0, left_s), 3),
         )
 
     @property
@@ -146,10 +149,14 @@ class Reloader:
         """Notice that what was ordered is in, or will never be."""
         state = self._master.state
         if state.orders.awaiting and not self.is_pending:
-            self._master.state = history.settle_reload(state, has_failed=bool(self.failure))
+            self._master.state = history.settle_reload(state, failure=limits.one_line(self.failure))
 
     def give_up(self) -> None:
-        """Forget what was asked for, and end what is under way; only a master without an app goes on."""
+        """
+        Forget what was asked for, what is under way, and why it is; only a master without an app goes on.
+        """
+        if self.is_pending and self._master.load_error is None:
+            self.failure = ""
         self.cancel()
         self._wanted = self._again = ""
         if self._master.load_error is not None:

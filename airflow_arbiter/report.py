@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from airflow_arbiter.orders import GivenUp
 from airflow_arbiter.pool import Phase, Reason
 
 WorkerState = Literal["booting", "listening", "ready", "available", "draining", "killed"]
@@ -82,8 +83,8 @@ class RolloutReport:
     """
     The replacing of workers, as it stands.
 
-    A restart or reload has a number, its revision. It is over once ``completed`` or ``aborted`` is that
-    number or more, to be asked in this order.
+    A restart or reload has a number, its revision. How it ended is asked in this order: it was given up if it
+    is among ``given_up``, is under way while it is among ``open``, and else complete, up to ``completed``.
 
     :param reasons: why workers are to be replaced, each reason once.
     :param replaced: due workers that have left since it began.
@@ -91,9 +92,12 @@ class RolloutReport:
     :param running_s: seconds since it began; None while nothing is replaced.
     :param retry_in_s: seconds until newcomers are tried again; None where nobody waits for that.
     :param because: why it is held up, in words; empty where it is not.
+    :param stalled: whether it does not get on until that is mended; also in a pause.
     :param revision: how many restarts and reloads were asked for.
     :param completed: the last of them of which every worker was replaced.
     :param aborted: the last of them that was given up, by a person or for want of good code.
+    :param open: those that are neither complete nor given up.
+    :param given_up: those that were given up last, and why.
     """
 
     phase: Phase
@@ -106,6 +110,9 @@ class RolloutReport:
     revision: int
     completed: int
     aborted: int
+    stalled: bool = False
+    open: tuple[int, ...] = ()
+    given_up: tuple[GivenUp, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,11 +123,15 @@ class ReloadReport:
     :param state: ``checking`` while it is tried, ``waiting`` until it is tried (again).
     :param failure: why the last one failed, in words; empty once one has gone well.
     :param asked: how often somebody has asked for one, or a watched folder has changed.
+    :param awaiting: the revisions of the reloads whose code or configuration is not in yet.
+    :param retry_in_s: seconds until one that has failed is tried again; None where nothing waits for that.
     """
 
     state: ReloadState
     failure: str
     asked: int = 0
+    awaiting: tuple[int, ...] = ()
+    retry_in_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -247,6 +247,18 @@ def _in_place(
     return None if view.target == 1 and drain.reason != "memory" else drain
 
 
+def is_stuck(view: PoolView, policy: RolloutPolicy) -> bool:
+    """Whether the only worker is due and stays, because there is no memory for its successor beside it."""
+    waiting = replaceable(stayers(view), view, policy)
+    is_alone = view.target == len(view.workers) == 1
+    return (
+        is_alone
+        and bool(waiting)
+        and not workers_that_fit(view)
+        and due_reason(waiting[0], view, policy) != "memory"
+    )
+
+
 def _in_place_event(drain: Drain, view: PoolView) -> Event:
     values = (
         ("pid", drain.pid),

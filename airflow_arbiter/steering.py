@@ -16,13 +16,13 @@ import gunicorn
 
 from airflow_arbiter import __version__, events, history, limits
 from airflow_arbiter.books import Kept
-from airflow_arbiter.conditions import in_force, is_ordered_away, is_outdated
+from airflow_arbiter.conditions import OFF, in_force, is_ordered_away, is_outdated
 from airflow_arbiter.errors import CommandError
 from airflow_arbiter.orders import Orders
 from airflow_arbiter.pool import PoolView, RolloutPolicy, RolloutState
 from airflow_arbiter.reloading import Reloader
 from airflow_arbiter.report import Report, ServerReport
-from airflow_arbiter.summary import OFF, summarize
+from airflow_arbiter.summary import summarize
 from airflow_arbiter.tally import Tally, counters
 from airflow_arbiter.turns import Turns
 

@@ -6,7 +6,7 @@ Pure: what is told here follows from the same words by which the planner decides
 
 from __future__ import annotations
 
-from airflow_arbiter.conditions import available, by_age, due_reason, is_available
+from airflow_arbiter.conditions import OFF, available, by_age, due_reason, is_available
 from airflow_arbiter.pool import PoolView, Reason, RolloutPolicy, WorkerView
 from airflow_arbiter.report import (
     Counters,
@@ -18,9 +18,9 @@ from airflow_arbiter.report import (
     WorkerReport,
     WorkerState,
 )
-from airflow_arbiter.rollout import effective_surge
+from airflow_arbiter.rollout import effective_surge, is_stuck
 
-OFF = "replacing is off: worker_refresh_batch_size is 0"
+NO_MEMORY = "the container has no memory for a successor beside the only worker: give it more, or restart"
 
 
 def summarize(
@@ -62,29 +62,36 @@ def _pool(view: PoolView, policy: RolloutPolicy) -> PoolReport:
 
 def _rollout(view: PoolView, policy: RolloutPolicy) -> RolloutReport:
     state = view.state
+    is_stalled, because = _held_up(view, policy)
     reasons = [reason for w in by_age(view.workers) if (reason := _due(w, view, policy)) is not None]
     return RolloutReport(
-        phase=state.phase,
+        phase="stalled" if is_stalled and not state.orders.is_paused else state.phase,
         reasons=tuple(dict.fromkeys(reasons)),
         replaced=state.progress.replaced if state.progress else 0,
         due=len(reasons),
         running_s=_ago(state.progress.started_at if state.progress else None, view.now),
         retry_in_s=round(state.retry_at - view.now, 3) if state.retry_at > view.now else None,
-        because=_because(view, policy),
+        because=because,
+        stalled=is_stalled,
         revision=state.orders.revision,
         completed=state.completed,
         aborted=state.orders.aborted,
+        open=state.orders.open,
+        given_up=state.orders.given_up,
     )
 
 
-def _because(view: PoolView, policy: RolloutPolicy) -> str:
-    """Why replacing is held up, by what a person must see to first."""
+def _held_up(view: PoolView, policy: RolloutPolicy) -> tuple[bool, str]:
+    """Whether the pool does not get on, and why, by what a person must see to first."""
     state = view.state
+    is_failing = state.boot_backoff.strikes > 0
     if not policy.surge:
-        return OFF
-    if state.boot_backoff.strikes:
-        return state.boot_backoff.cause
-    return state.crash_backoff.cause if state.crash_backoff.retry_at > view.now else ""
+        return is_failing, OFF
+    if is_failing:
+        return True, state.boot_backoff.cause
+    if state.crash_backoff.retry_at > view.now:
+        return not available(view.workers, view.now, policy), state.crash_backoff.cause
+    return (True, NO_MEMORY) if is_stuck(view, policy) else (False, "")
 
 
 def _worker(worker: WorkerView, view: PoolView, policy: RolloutPolicy) -> WorkerReport:

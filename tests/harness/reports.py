@@ -58,6 +58,7 @@ REPORT = Report(
         revision=5,
         completed=4,
         aborted=3,
+        open=(5,),
     ),
     reload=ReloadReport(state="idle", failure=""),
     workers=(

@@ -285,7 +285,9 @@ def test_a_pause_and_the_numbers_outlive_the_image(begin: Begin, code: CodeApp) 
     ask(server, "rollout resume")
     wait_completed(server, 2)
     wait_answer(server, "two")
-    assert see(server, "reload") == {"state": "idle", "failure": "", "asked": 1}
+    assert see(server, "reload") == {
+        "state": "idle", "failure": "", "asked": 1, "awaiting": [], "retry_in_s": None,
+    }  # fmt: skip
 
 
 def test_a_reload_of_bad_code_is_given_up(begin: Begin, code: CodeApp) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -175,29 +176,125 @@ def test_a_server_that_is_busy(folder: Path, backlog: int, timeout_s: float) -> 
         assert list(client.follow(folder / "a", limit_s=0.05)) == []
 
 
-IDLE = {"phase": "idle", "due": 0}
+def test_an_answer_in_drops(folder: Path) -> None:
+    """The time is for all of an answer, however many pieces it comes in."""
+    listener, _ = meeting.listen(folder / "a", backlog=1)
+    listener.settimeout(10)
+    is_over = threading.Event()
+
+    def serve() -> None:
+        sock, _ = listener.accept()
+        with sock, contextlib.suppress(OSError):
+            sock.send(b"\0\0\xff\xff")
+            while not is_over.wait(0.05):
+                sock.send(b"x")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    began_at = time.monotonic()
+    try:
+        with pytest.raises(LostError, match="timed out"):
+            client.ask(folder / "a", "status", timeout_s=0.3)
+    finally:
+        is_over.set()
+        thread.join()
+        listener.close()
+    assert time.monotonic() - began_at < 5
+
+
+def test_a_server_that_takes_its_time_is_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that comes too late, because new code is imported, is no end: it is asked again."""
+    monkeypatch.setattr(client, "ANSWER_S", 0.05)
+    answers = [None, None, as_json(), as_json(server={"uptime_s": 1.0})]
+    with _Answering(folder / "a", answers):
+        looks = client.follow(folder / "a", interval_s=0.01)
+        assert next(looks)["server"]["pid"] == 100
+        with pytest.raises(NoServerError, match="the server was started anew"):
+            next(looks)
+
+
+class _Answering(threading.Thread):
+    """A server that gives these answers, one to a connection; to None it says nothing."""
+
+    def __init__(self, path: Path, answers: list[dict[str, Any] | None]) -> None:
+        super().__init__()
+        self._listener, _ = meeting.listen(path, backlog=8)
+        self._listener.settimeout(10)
+        self._answers = answers
+
+    def run(self) -> None:
+        with self._listener, contextlib.ExitStack() as asked:
+            for answer in self._answers:
+                sock, _ = self._listener.accept()
+                asked.enter_context(sock)
+                sock.recv(1000)
+                if answer is not None:
+                    ControlProtocol.write_message(sock, {"status": "ok", "data": answer})
+
+    def __enter__(self) -> None:
+        self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.join()
+
+
+IDLE = {"phase": "idle", "due": 0, "open": []}
+DONE = {"completed": 5, "open": []}
+FAILED = {"failure": "SyntaxError"}
+WAITING = {"state": "waiting", "failure": "no memory", "retry_in_s": 60.0}
+
+
+def gave_up(revision: int, because: str = "") -> dict[str, Any]:
+    """A rollout whose last revisions that were given up are this one."""
+    return {"open": [], "given_up": [{"revisions": [revision], "because": because}]}
 
 
 @pytest.mark.parametrize(
     ("changes", "revision", "expected"),
     [
         pytest.param({}, 5, None, id="under-way"),
-        pytest.param({"rollout": {"completed": 5}}, 5, "", id="complete"),
-        pytest.param({"rollout": {"completed": 6}}, 5, "", id="a-later-one-is-complete"),
-        pytest.param({"rollout": {"completed": 5, "phase": "stalled"}}, 5, "", id="another-is-stalled"),
-        pytest.param({"rollout": {"aborted": 5}}, 5, "it was given up", id="given-up"),
+        pytest.param({"rollout": DONE}, 5, "", id="complete"),
+        pytest.param({"rollout": {"completed": 6}}, 5, None, id="a-later-one-is-complete"),
+        pytest.param({"rollout": DONE | {"stalled": True}}, 5, "", id="another-is-stalled"),
+        pytest.param({"rollout": gave_up(5)}, 5, "it was given up", id="given-up"),
+        pytest.param({"rollout": gave_up(5, "SyntaxError")}, 5, "SyntaxError", id="bad-code"),
         pytest.param(
-            {"rollout": {"aborted": 5}, "reload": {"failure": "SyntaxError"}}, 5, "SyntaxError", id="bad-code"
+            {"rollout": gave_up(5, "SyntaxError") | {"completed": 6, "revision": 6}},
+            5,
+            "SyntaxError",
+            id="bad-code,-and-a-later-one-is-complete",
         ),
         pytest.param(
-            {"rollout": {"phase": "stalled", "because": "exit code 3"}}, 5, "exit code 3", id="stalled"
-        ),
-        pytest.param({"rollout": {"phase": "stalled"}}, None, "newcomers fail", id="whatever-stalls"),
-        pytest.param(
-            {"rollout": {"phase": "stalled"}, "reload": {"state": "checking"}},
+            {"rollout": gave_up(6, "SyntaxError") | {"open": [5], "revision": 6}, "reload": FAILED},
             5,
             None,
-            id="better-code-comes",
+            id="somebody-else-has-bad-code",
+        ),
+        pytest.param(
+            {"rollout": {"open": [], "given_up": []}},
+            5,
+            "it was given up, too long ago to tell why",
+            id="forgotten",
+        ),
+        pytest.param(
+            {"rollout": {"stalled": True, "because": "exit code 3"}}, 5, "exit code 3", id="stalled"
+        ),
+        pytest.param(
+            {"rollout": {"phase": "paused", "stalled": True, "because": "exit code 3"}},
+            5,
+            "exit code 3",
+            id="stalled-in-a-pause",
+        ),
+        pytest.param({"rollout": {"phase": "paused"}}, 5, None, id="paused"),
+        pytest.param({"rollout": {"stalled": True}}, None, "newcomers fail", id="whatever-stalls"),
+        pytest.param(
+            {"rollout": {"stalled": True}, "reload": {"state": "checking"}}, 5, None, id="better-code-comes"
+        ),
+        pytest.param({"reload": WAITING | {"awaiting": [5]}}, 5, "no memory", id="a-reload-that-waits"),
+        pytest.param({"reload": WAITING}, None, "no memory", id="any-reload-that-waits"),
+        pytest.param({"reload": WAITING}, 5, None, id="the-reload-of-somebody-else-waits"),
+        pytest.param(
+            {"reload": WAITING | {"retry_in_s": None, "awaiting": [5]}}, 5, None, id="a-reload-asked-for-anew"
         ),
         pytest.param({"server": {"stopping": True}}, 5, "the server is stopping", id="stopping"),
         pytest.param(
@@ -206,9 +303,19 @@ IDLE = {"phase": "idle", "due": 0}
             "the server is stopping",
             id="idle-at-the-end",
         ),
-        pytest.param({"rollout": IDLE}, 5, None, id="not-begun"),
+        pytest.param({"rollout": {"phase": "idle"}}, 5, None, id="not-begun"),
+        pytest.param({"rollout": {"revision": 4}}, 5, client.STARTED_ANEW, id="another-server-of-that-pid"),
         pytest.param({"rollout": IDLE}, None, "", id="whatever-is-over"),
         pytest.param({"rollout": IDLE, "reload": {"state": "checking"}}, None, None, id="reload-is-coming"),
+        pytest.param({"rollout": IDLE, "pool": {"available": 1}}, None, None, id="some-are-missing"),
+        pytest.param(
+            {"rollout": IDLE | gave_up(5, "SyntaxError"), "reload": FAILED},
+            None,
+            "SyntaxError",
+            id="the-last-one-has-failed",
+        ),
+        pytest.param({"rollout": IDLE | gave_up(5)}, None, "", id="the-last-one-was-given-up"),
+        pytest.param({"rollout": IDLE | gave_up(4, "SyntaxError")}, None, "", id="the-last-one-was-well"),
         pytest.param({}, None, None, id="whatever-goes-on"),
     ],
 )

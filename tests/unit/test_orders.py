@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pytest
 from harness.planning import (
@@ -23,7 +24,8 @@ from harness.planning import (
 )
 
 from airflow_arbiter import history
-from airflow_arbiter.orders import Orders
+from airflow_arbiter.conditions import OFF
+from airflow_arbiter.orders import GIVEN_UP_KEPT, OPEN_KEPT, TOO_MANY, GivenUp, Orders
 from airflow_arbiter.pool import (
     Action,
     Plan,
@@ -34,6 +36,7 @@ from airflow_arbiter.pool import (
     Stop,
     WorkerView,
 )
+from airflow_arbiter.restoring import restore
 from airflow_arbiter.rollout import plan
 
 PROGRESS = Progress(started_at=NOW - 60)
@@ -144,23 +147,23 @@ def test_names_of_the_gone_are_forgotten() -> None:
         ),
         pytest.param(
             look(ready(5), target=1, state=ordered(RESTART.reload())),
-            0,
-            id="not-while-a-reload-is-awaited",
+            1,
+            id="whatever-becomes-of-a-reload-that-is-awaited",
         ),
         pytest.param(
             look(
                 ready(5),
                 target=1,
                 generation=2,
-                state=ordered(RESTART.reload().settle_reload(has_failed=False)),
+                state=ordered(RESTART.reload().settle_reload()),
             ),
             0,
             id="not-while-the-new-generation-is-not-there",
         ),
         pytest.param(
-            look(ready(5), target=1, state=ordered(RESTART.reload().settle_reload(has_failed=True))),
-            0,
-            id="never-where-a-later-reload-has-failed",
+            look(ready(5), target=1, state=ordered(RESTART.reload().settle_reload(failure="SyntaxError"))),
+            1,
+            id="whatever-became-of-a-later-reload",
         ),
         pytest.param(look(ready(5), target=1, state=ordered(RESTART.abort(1))), 0, id="never-once-given-up"),
         pytest.param(
@@ -182,6 +185,7 @@ def test_an_order_is_given_up_where_replacing_is_off(workers: tuple[WorkerView, 
     seen = look(*workers, target=1, state=ordered(RESTART))
     after = plan(seen, RolloutPolicy(surge=0)).state
     assert (after.orders.aborted, after.completed) == (aborted, 1 - aborted)
+    assert after.orders.given_up == ((GivenUp(revisions=(1,), because=OFF),) if aborted else ())
 
 
 # -- newcomers that fail
@@ -196,12 +200,14 @@ STALLED = replace(SERVED, boot_backoff=struck(3, 4, "worker 5 exit code 3"))
         pytest.param(STALLED, True, id="newcomers-that-failed-are-waited-for"),
         pytest.param(history.restart(STALLED, 4), False, id="a-restart-tries-at-once"),
         pytest.param(
-            history.settle_reload(history.restart(STALLED, 4), has_failed=False),
+            history.settle_reload(history.restart(STALLED, 4)),
             False,
             id="so-does-a-reload",
         ),
         pytest.param(
-            history.settle_reload(STALLED, has_failed=True), True, id="but-not-one-that-has-failed-itself"
+            history.settle_reload(STALLED, failure="SyntaxError"),
+            True,
+            id="but-not-one-that-has-failed-itself",
         ),
     ],
 )
@@ -303,7 +309,7 @@ def test_a_rollout_under_way_is_still_the_same_after_a_pause() -> None:
     [
         pytest.param(RESTART, 1, id="a-restart"),
         pytest.param(Orders().stop(1).stop(3), 1, id="single-workers"),
-        pytest.param(Orders().reload().settle_reload(has_failed=False), 2, id="a-new-generation"),
+        pytest.param(Orders().reload().settle_reload(), 2, id="a-new-generation"),
     ],
 )
 def test_after_an_abort_nobody_is_due(orders: Orders, generation: int) -> None:
@@ -341,7 +347,7 @@ def test_whom_an_abort_has_left_too_many(orders: Orders, expected: int) -> None:
 
 def test_the_next_generation_replaces_who_was_spared() -> None:
     """An abort is for what was ordered before it."""
-    orders = Orders().reload().abort(2).reload().settle_reload(has_failed=False)
+    orders = Orders().reload().abort(2).reload().settle_reload()
     seen = look(ready(1), ready(2, generation=2), target=2, generation=3, state=ordered(orders))
     assert plan(seen, POLICY).events == (started(2, "generation", 2),)
 
@@ -353,21 +359,65 @@ def test_the_next_generation_replaces_who_was_spared() -> None:
 def test_revisions_count_restarts_and_reloads() -> None:
     """Each of them has a number, pauses and single workers have none."""
     orders = Orders().restart(4).pause().reload().stop(3).resume().restart(9)
-    assert (orders.revision, orders.awaiting, orders.aborted) == (3, 2, 0)
+    assert (orders.revision, orders.awaiting, orders.aborted, orders.open) == (3, (2,), 0, (1, 2, 3))
 
 
 @pytest.mark.parametrize(
     ("orders", "aborted"),
     [
-        pytest.param(Orders().restart(1).reload().settle_reload(has_failed=True), 2, id="a-failed-reload"),
-        pytest.param(Orders().reload().settle_reload(has_failed=False), 0, id="one-that-is-in"),
         pytest.param(
-            Orders().reload().restart(4).settle_reload(has_failed=True), 1, id="not-a-later-restart"
+            Orders().restart(1).reload().settle_reload(failure="SyntaxError"), 2, id="a-failed-reload"
+        ),
+        pytest.param(Orders().reload().settle_reload(), 0, id="one-that-is-in"),
+        pytest.param(
+            Orders().reload().restart(4).settle_reload(failure="SyntaxError"), 1, id="not-a-later-restart"
         ),
         pytest.param(Orders().reload().restart(4).abort(1), 2, id="everything"),
-        pytest.param(Orders().restart(4).abort(1).settle_reload(has_failed=True), 1, id="it-never-falls"),
+        pytest.param(
+            Orders().restart(4).abort(1).settle_reload(failure="SyntaxError"), 1, id="it-never-falls"
+        ),
     ],
 )
 def test_aborted(orders: Orders, aborted: int) -> None:
     """Whoever waits for a revision hears that it was given up."""
-    assert (orders.aborted, orders.awaiting) == (aborted, 0)
+    assert (orders.aborted, orders.awaiting) == (aborted, ())
+
+
+def test_a_reload_that_fails_takes_nobody_with_it() -> None:
+    """Of orders that cross, each has its own end, and its own reason."""
+    orders = Orders().restart(1).reload().restart(2).reload().settle_reload(failure="SyntaxError")
+    assert (orders.open, orders.given_up) == ((1, 3), (GivenUp(revisions=(2, 4), because="SyntaxError"),))
+    after = plan(look(ready(9), target=1, state=ordered(orders)), POLICY).state
+    assert (after.completed, after.orders.open) == (3, ())
+    assert after.orders.given_up == orders.given_up
+
+
+def test_a_restart_does_not_wait_for_the_reload_of_somebody_else() -> None:
+    """It is complete once everybody of its time is gone; the reload is open until its code is there."""
+    orders = Orders().reload().restart(4)
+    state = plan(look(ready(9), target=1, state=ordered(orders)), POLICY).state
+    assert (state.completed, state.orders.open) == (2, (1,))
+    state = history.settle_reload(state)
+    old, new = ready(9), ready(10, generation=2)
+    state = plan(look(old, new, target=1, generation=2, state=state), POLICY).state
+    assert (state.completed, state.orders.open) == (2, (1,))
+    state = plan(look(new, target=1, generation=2, state=state), POLICY).state
+    assert (state.completed, state.orders.open) == (2, ())
+
+
+def test_who_orders_too_much_hears_so() -> None:
+    """What is remembered of orders has a bound, and the oldest ones are given up for it."""
+    orders = Orders()
+    for _ in range(OPEN_KEPT + 1):
+        orders = orders.reload()
+    assert orders.open == orders.awaiting == tuple(range(2, OPEN_KEPT + 2))
+    assert orders.given_up == (GivenUp(revisions=(1,), because=TOO_MANY),)
+    for age in range(GIVEN_UP_KEPT):
+        orders = orders.restart(age).abort(1)
+    assert len(orders.given_up) == GIVEN_UP_KEPT
+
+
+def test_orders_come_over_a_reload() -> None:
+    """With everything that somebody may still wait for."""
+    orders = Orders().restart(1).reload().settle_reload(failure="SyntaxError").reload().stop(7)
+    assert restore(Orders, json.loads(json.dumps(asdict(orders)))) == orders

@@ -241,8 +241,9 @@ class Pool:
         """New code is in: whoever is there is outdated."""
         self.generation += 1
         self.outdated |= self.living
-        self.meant_by[self.state.orders.awaiting] = self.living
-        self.state = history.settle_reload(self.state, has_failed=False)
+        for revision in self.state.orders.awaiting:
+            self.meant_by[revision] = self.living
+        self.state = history.settle_reload(self.state)
 
     def restart(self) -> None:
         self.state = history.restart(self.state, self.ages)
@@ -443,13 +444,21 @@ class Pool:
             assert staying + count >= self.target or live >= ceiling, "what is missing is spawned"
 
     def check_completed(self, seen: PoolView, result: Plan) -> None:
-        """A revision is complete when nobody is left whom it or one before it was meant for."""
-        completed = result.state.completed
-        assert completed <= result.state.orders.revision
-        if completed == seen.state.completed:
+        """
+        Revisions are complete when nobody is left whom they were meant for, and every one has one end.
+
+        A reload whose code is not in is not complete.
+        """
+        before, after = seen.state.orders, result.state.orders
+        given_up = {revision for item in after.given_up[-1:] for revision in item.revisions}
+        ended = (
+            set(before.open) - set(after.open) - (given_up if after.given_up != before.given_up else set())
+        )
+        assert result.state.completed == max([seen.state.completed, *ended])
+        assert ended.isdisjoint(before.awaiting)
+        assert set(after.open) <= set(before.open)
+        if not ended:
             return
-        assert completed == seen.state.orders.revision > seen.state.completed
-        assert not seen.state.orders.awaiting
         meant = {age for ages in self.meant_by.values() for age in ages}
         assert not meant & {worker.age for worker in seen.workers}
         assert sum(map(self.carries, seen.workers)) >= self.target
@@ -466,7 +475,7 @@ class Pool:
             len(views) == self.target
             and all(self.carries(worker) and self.reason(worker) is None for worker in views)
             and self.state.progress is None
-            and orders.revision == max(self.state.completed, orders.aborted)
+            and not orders.open
         )
 
 
@@ -700,7 +709,7 @@ class RolloutMachine(RuleBasedStateMachine):
     @precondition(is_awaiting)
     def reload_comes_to_an_end(self, has_failed: bool) -> None:
         if has_failed:
-            self.pool.state = history.settle_reload(self.pool.state, has_failed=True)
+            self.pool.state = history.settle_reload(self.pool.state, failure="SyntaxError")
         else:
             self.pool.open_generation()
 

@@ -20,7 +20,8 @@ from harness.planning import (
     struck,
 )
 
-from airflow_arbiter.orders import Orders
+from airflow_arbiter.conditions import OFF
+from airflow_arbiter.orders import GivenUp, Orders
 from airflow_arbiter.pool import PoolView, Progress, Reason, RolloutPolicy, RolloutState, WorkerView
 from airflow_arbiter.report import (
     Counters,
@@ -31,7 +32,7 @@ from airflow_arbiter.report import (
     ServerReport,
     WorkerReport,
 )
-from airflow_arbiter.summary import OFF, summarize
+from airflow_arbiter.summary import NO_MEMORY, summarize
 
 SERVER = ServerReport(
     pid=1,
@@ -182,13 +183,36 @@ def test_pool() -> None:
                 due=2,
                 running_s=12.5,
                 revision=1,
+                open=(1,),
             ),
             id="moving",
         ),
         pytest.param(
             with_state(ready(1), boot_backoff=struck(2, 3.5, "worker 2 exit code 3")),
-            replace(QUIET, phase="stalled", retry_in_s=3.5, because="worker 2 exit code 3"),
+            replace(QUIET, phase="stalled", stalled=True, retry_in_s=3.5, because="worker 2 exit code 3"),
             id="stalled,-and-why",
+        ),
+        pytest.param(
+            with_state(
+                ready(1), boot_backoff=struck(2, 3.5, "worker 2 exit code 3"), orders=Orders().pause()
+            ),
+            replace(QUIET, phase="paused", stalled=True, retry_in_s=3.5, because="worker 2 exit code 3"),
+            id="stalled-in-a-pause",
+        ),
+        pytest.param(
+            look(target=1, state=replace(SERVED, crash_backoff=struck(2, 1, "worker 2 signal SIGSEGV"))),
+            replace(QUIET, phase="stalled", stalled=True, retry_in_s=1.0, because="worker 2 signal SIGSEGV"),
+            id="nobody-is-left-after-crashes",
+        ),
+        pytest.param(
+            replace(look(replace(due(1), private_bytes=9), target=1), memory_room_bytes=8),
+            replace(QUIET, phase="stalled", reasons=("requests",), due=1, stalled=True, because=NO_MEMORY),
+            id="the-only-worker-has-no-room-for-a-successor",
+        ),
+        pytest.param(
+            replace(look(replace(due(1), private_bytes=9), ready(2), target=2), memory_room_bytes=8),
+            replace(QUIET, reasons=("requests",), due=1),
+            id="who-is-replaced-in-place-waits-for-nothing",
         ),
         pytest.param(
             with_state(ready(1), crash_backoff=struck(2, 1, "worker 2 signal SIGSEGV")),
@@ -202,12 +226,12 @@ def test_pool() -> None:
         ),
         pytest.param(
             with_state(ready(1), orders=Orders().restart(1).pause()),
-            replace(QUIET, phase="paused", reasons=("command",), due=1, revision=1),
+            replace(QUIET, phase="paused", reasons=("command",), due=1, revision=1, open=(1,)),
             id="paused",
         ),
         pytest.param(
-            with_state(ready(9), orders=Orders().restart(1).restart(4).abort(1).restart(8), completed=3),
-            replace(QUIET, revision=3, completed=3, aborted=2),
+            with_state(ready(9), orders=Orders().restart(1).restart(4).abort(1).restart(8)),
+            replace(QUIET, revision=3, aborted=2, open=(3,), given_up=(GivenUp(revisions=(1, 2)),)),
             id="revisions",
         ),
     ],
