@@ -172,7 +172,8 @@ class AirflowArbiter(PlanDoer):
         if self._stop is not None:
             return
         try:
-            self.reloader.turn()
+            # The exec would forget who has gone: they are in no book any more, and in no number yet.
+            self.reloader.turn(may_leave=not (self.departures or self.spawn_errors or self.lasting_errors))
         except Exception as error:
             # It runs foreign code; whatever that does, the workers must be looked after.
             events.publish_exception("reload.refused")

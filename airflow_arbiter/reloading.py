@@ -84,6 +84,8 @@ class Reloader:
     @property
     def wake_in_s(self) -> float:
         """Seconds until there is something to do, if nothing happens before."""
+        if self._passed:
+            return 0.0
         return math.inf if self._watch is None else self._watch.wake_in_s
 
     def want(self, reason: str) -> None:
@@ -124,8 +126,12 @@ class Reloader:
         if self._watch is not None:
             self._watch.settle()
 
-    def turn(self) -> None:
-        """Go one step on, if there is one."""
+    def turn(self, *, may_leave: bool) -> None:
+        """
+        Go one step on, if there is one.
+
+        :param may_leave: whether all that this image has seen is counted, so that the next one may come.
+        """
         if self._watch is not None:
             wakeup = self._master.wakeup
             if self._watch.turn(watch=wakeup.watch, forget=wakeup.forget):
@@ -135,6 +141,8 @@ class Reloader:
         if self._again and not self.is_running and time.monotonic() >= self._retry_at:
             self._wanted, self._again = self._wanted or self._again, ""
         if self._passed:
+            if not may_leave:
+                return  # with the next turn, which comes at once
             self._succeed()  # also where there is a new wish: what is there at the exec is what comes in
         elif self._wanted and not (self._is_restarted and self._preflight is not None):
             # What a preflight has seen is old once somebody asks again, and perhaps mended. It begins anew,
