@@ -217,7 +217,8 @@ def _next_drains(staying: tuple[WorkerView, ...], view: PoolView, policy: Rollou
     due_now = replaceable(staying, view, policy)
     drains += [_replacing(worker, view, policy) for worker in due_now[:budget]]
     budget -= max(len(due_now), successors(staying, view, policy))
-    others = [w for w in staying if w not in due_now and is_available(w, view.now, policy)]
+    ages_due = {w.age for w in due_now}
+    others = [w for w in staying if w.age not in ages_due and is_available(w, view.now, policy)]
     if view.state.orders.is_given_up:
         others.reverse()
     drains += [Drain(pid=w.pid, age=w.age, reason="scale") for w in others[: max(0, budget)]]
