@@ -15,6 +15,7 @@ from airflow_arbiter.pool import PoolView, Reason, RolloutPolicy, RolloutState, 
 SAMPLES_OVER = 3
 """Samples in a row above the memory limit that make a worker due; one may be a single large request."""
 
+NO_ROOM = "the container has no memory for more workers"
 OFF = "replacing is off: worker_refresh_batch_size is 0"
 
 # -- one worker
@@ -116,6 +117,36 @@ def due(workers: tuple[WorkerView, ...], view: PoolView, policy: RolloutPolicy) 
 def is_full(workers: tuple[WorkerView, ...], view: PoolView, policy: RolloutPolicy) -> bool:
     """Whether these workers are all the capacity that is wanted."""
     return available(workers, view.now, policy) >= view.target
+
+
+def workers_that_fit(view: PoolView) -> int:
+    """
+    How many more workers the container has memory for.
+
+    A newcomer takes what the newest ready worker holds; so will those that still boot.
+    """
+    held = [(w.age, w.private_bytes) for w in view.workers if w.private_bytes and w.ready_at is not None]
+    if view.memory_room_bytes is None or not held:
+        return view.target  # as many as any surge is
+    _, newest_bytes = max(held)
+    booting = sum(w.ready_at is None for w in view.workers)
+    return max(0, view.memory_room_bytes // newest_bytes - booting)
+
+
+def assured(view: PoolView) -> int:
+    """
+    Up to how many workers are spawned whatever the container has left: what the pool has been whole with.
+
+    Before that it is the target. One who starts a server has said how many workers it needs, and none of them
+    shows what they will hold.
+    """
+    return min(view.target, view.state.whole or view.target)
+
+
+def within_memory(view: PoolView) -> PoolView:
+    """The same pool, with no more workers wanted than the container holds, where it is to grow."""
+    reachable = max(assured(view), len(view.workers) + workers_that_fit(view))
+    return replace(view, target=min(view.target, reachable))
 
 
 def stayers(view: PoolView) -> tuple[WorkerView, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from airflow_arbiter.conditions import (
+    NO_ROOM,
     OFF,
     by_age,
     due,
@@ -45,8 +46,13 @@ BACKOFF_FIRST_S = 1.0
 BACKOFF_LAST_S = 60.0
 
 
-def learn(view: PoolView, policy: RolloutPolicy) -> tuple[RolloutState, list[Event]]:
-    """Take in what has happened since the last turn."""
+def learn(view: PoolView, policy: RolloutPolicy, *, wanted: int) -> tuple[RolloutState, list[Event]]:
+    """
+    Take in what has happened since the last turn.
+
+    :param view: with the workers that are wanted now.
+    :param wanted: workers that would be, if the container had memory for all of them.
+    """
     state = view.state
     if state.turn_at is not None and view.now - state.turn_at > SUSPENDED_AFTER_S:
         state = replace(state, resumed_at=view.now)
@@ -64,7 +70,8 @@ def learn(view: PoolView, policy: RolloutPolicy) -> tuple[RolloutState, list[Eve
     state, on_crashes = _learn_crashes(state, view)
     state, on_progress = _learn_progress(state, view, policy)
     state = _learn_orders(state, view, policy)
-    return state, [*exits, *on_memory, *on_progress, *on_boots, *on_crashes]
+    state, on_growth = _learn_growth(state, view, policy, wanted=wanted)
+    return state, [*exits, *on_memory, *on_progress, *on_boots, *on_crashes, *on_growth]
 
 
 def restart(state: RolloutState, newest_age: int) -> RolloutState:
@@ -218,6 +225,25 @@ def _learn_orders(state: RolloutState, view: PoolView, policy: RolloutPolicy) ->
         elif not policy.surge:
             orders = orders.give_up(OFF)
     return replace(state, orders=orders, completed=completed)
+
+
+def _learn_growth(
+    state: RolloutState, view: PoolView, policy: RolloutPolicy, *, wanted: int
+) -> tuple[RolloutState, list[Event]]:
+    """Notice with how many workers the pool is whole, and tell once that more of them do not fit."""
+    if view.memory_room_bytes is None:
+        return replace(state, whole=0, told_short_of=0), []
+    whole = view.target if is_full(view.workers, view, policy) else min(state.whole, wanted)
+    told = state.told_short_of if whole < wanted else 0
+    is_news = view.target < wanted != told and whole == view.target
+    state = replace(state, whole=whole, told_short_of=wanted if is_news else told)
+    values = (
+        ("target", wanted),
+        ("reachable", view.target),
+        ("memory_room_bytes", view.memory_room_bytes),
+        ("because", NO_ROOM),
+    )
+    return state, [Event(name="pool.growth_held", level="warning", values=values)] if is_news else []
 
 
 def _exit_events(view: PoolView, policy: RolloutPolicy) -> list[Event]:

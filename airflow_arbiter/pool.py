@@ -169,6 +169,8 @@ class RolloutState:
     :param memory_off_until: generation before which nobody is replaced for memory.
     :param orders: what an operator has ordered.
     :param completed: the last revision of the orders of which everybody was replaced.
+    :param whole: workers with which the pool was whole; 0 before, and where memory has no limit.
+    :param told_short_of: the target of which it was told that there is no memory for it.
     """
 
     has_served: bool = False
@@ -182,6 +184,8 @@ class RolloutState:
     memory_off_until: int = 0
     orders: Orders = field(default_factory=Orders)
     completed: int = 0
+    whole: int = 0
+    told_short_of: int = 0
 
     @property
     def phase(self) -> Phase:

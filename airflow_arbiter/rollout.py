@@ -15,6 +15,7 @@ clock.
 from __future__ import annotations
 
 from airflow_arbiter.conditions import (
+    assured,
     available,
     by_age,
     due,
@@ -24,6 +25,8 @@ from airflow_arbiter.conditions import (
     is_available,
     is_full,
     stayers,
+    within_memory,
+    workers_that_fit,
 )
 from airflow_arbiter.deadlines import ends, missed, moments
 from airflow_arbiter.history import boot_failures, learn
@@ -57,6 +60,8 @@ IDLE_WAKE_S = 1.0
 # Worker 5 fails instead: strike 1, wait 1 s, spawn worker 6; fails again: wait 2 s ... The available workers
 # stay 4 throughout, whatever the newcomers do, because only a *spare* available worker pays for a drain.
 #
+# The pool is scaled to 6, and the container has memory for one more worker: 5 are wanted, until it has more.
+#
 # The container has no memory for a fifth worker: drain worker 1 at once, and spawn worker 5 when it has left;
 # the available workers are 3 meanwhile, and worker 2 waits until they are 4 again.
 def plan(view: PoolView, policy: RolloutPolicy) -> Plan:
@@ -66,7 +71,8 @@ def plan(view: PoolView, policy: RolloutPolicy) -> Plan:
     :param view: the world as it is.
     :param policy: the world as it should be.
     """
-    state, events = learn(view, policy)
+    wanted, view = view.target, within_memory(view)
+    state, events = learn(view, policy, wanted=wanted)
     policy = in_force(policy, view, state)
     if view.stop is not None:
         return _plan_stop(view, view.stop, policy, state, events)
@@ -132,25 +138,12 @@ def surge_room(view: PoolView, policy: RolloutPolicy) -> int:
     """
     How many more processes may live, those counted that are leaving.
 
-    Up to the target always; beyond it the surge, as far as the container has memory for it.
+    Up to what the pool has been whole with always; beyond it, for a pool that grows and for the surge, as far
+    as the container has memory for it.
     """
     live = len(view.workers)
-    surge = min(effective_surge(view.target, policy), max(live - view.target, 0) + workers_that_fit(view))
-    return max(0, view.target + surge - live)
-
-
-def workers_that_fit(view: PoolView) -> int:
-    """
-    How many more workers the container has memory for.
-
-    A newcomer takes what the newest ready worker holds; so will those that still boot.
-    """
-    held = [(w.age, w.private_bytes) for w in view.workers if w.private_bytes and w.ready_at is not None]
-    if view.memory_room_bytes is None or not held:
-        return view.target  # as many as any surge is
-    _, newest_bytes = max(held)
-    booting = sum(w.ready_at is None for w in view.workers)
-    return max(0, view.memory_room_bytes // newest_bytes - booting)
+    most = view.target + effective_surge(view.target, policy)
+    return max(0, min(most, max(live, assured(view)) + workers_that_fit(view)) - live)
 
 
 def replaceable(

@@ -6,7 +6,16 @@ Pure: what is told here follows from the same words by which the planner decides
 
 from __future__ import annotations
 
-from airflow_arbiter.conditions import OFF, available, by_age, due_reason, is_available
+from airflow_arbiter.conditions import (
+    NO_ROOM,
+    OFF,
+    available,
+    by_age,
+    due_reason,
+    is_available,
+    is_leaving,
+    within_memory,
+)
 from airflow_arbiter.pool import PoolView, Reason, RolloutPolicy, WorkerView
 from airflow_arbiter.report import (
     Counters,
@@ -91,7 +100,13 @@ def _held_up(view: PoolView, policy: RolloutPolicy) -> tuple[bool, str]:
         return True, state.boot_backoff.cause
     if state.crash_backoff.retry_at > view.now:
         return not available(view.workers, view.now, policy), state.crash_backoff.cause
-    return (True, NO_MEMORY) if is_stuck(view, policy) else (False, "")
+    if is_stuck(view, policy):
+        return True, NO_MEMORY
+    reachable = within_memory(view).target
+    if reachable == view.target or any(is_leaving(w) for w in view.workers):
+        return False, ""
+    is_moving = state.progress is not None or bool(state.orders.open)  # which that does not hinder
+    return len(view.workers) >= reachable and not is_moving, f"{NO_ROOM} than {reachable}"
 
 
 def _worker(worker: WorkerView, view: PoolView, policy: RolloutPolicy) -> WorkerReport:

@@ -220,6 +220,8 @@ def test_who_orders_may_have_mended_it(state: RolloutState, is_waiting: bool) ->
 # -- pause
 # --------------------------------------------------------------------------------------------------
 
+WHOLE_AND_PAUSED = replace(ordered(PAUSED_RESTART), whole=2)
+
 
 @pytest.mark.parametrize(
     "seen",
@@ -236,7 +238,7 @@ def test_who_orders_may_have_mended_it(state: RolloutState, is_waiting: bool) ->
         pytest.param(look(due(1), target=1, state=ordered(PAUSED)), id="no-reason-opens-a-rollout"),
         pytest.param(
             replace(
-                look(replace(ready(1), private_bytes=1), ready(2), target=2, state=ordered(PAUSED_RESTART)),
+                look(replace(ready(1), private_bytes=1), ready(2), target=2, state=WHOLE_AND_PAUSED),
                 memory_room_bytes=0,
             ),
             id="nobody-is-replaced-in-place",

@@ -33,6 +33,7 @@ from harness.planning import (
     under_way,
 )
 
+from airflow_arbiter.orders import Orders
 from airflow_arbiter.pool import (
     Action,
     Backoff,
@@ -783,7 +784,8 @@ def test_memory(seen: PoolView, policy: RolloutPolicy, expected: Plan) -> None:
 
 
 def roomy(mib: int, *workers: WorkerView, state: RolloutState = SERVED, target: int = 2) -> PoolView:
-    """A pool in a container that has so much memory left."""
+    """A pool in a container that has so much memory left, and that was whole before."""
+    state = replace(state, whole=state.whole or target)
     return replace(look(*workers, target=target, state=state), memory_room_bytes=mib * MIB)
 
 
@@ -871,7 +873,100 @@ def in_place(age: int, room_mib: int) -> Event:
 )
 def test_memory_of_the_container(seen: PoolView, expected: Plan) -> None:
     """Where one more worker would pass the container's limit, a due one leaves before its successor comes."""
-    assert plan(seen, POLICY) == expected
+    assert plan(seen, POLICY) == replace(expected, state=replace(expected.state, whole=seen.state.whole))
+
+
+def whole(workers: int) -> RolloutState:
+    return replace(SERVED, whole=workers)
+
+
+def held(age: int) -> WorkerView:
+    """A worker that holds 100 MiB."""
+    return holding(ready(age), 100)
+
+
+TWO = (held(1), held(2))
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        pytest.param(roomy(250, *TWO, target=6, state=whole(2)), (spawn(2),), id="as-many-as-fit"),
+        pytest.param(roomy(99, *TWO, target=6, state=whole(2)), (), id="nobody-where-nobody-fits"),
+        pytest.param(
+            roomy(250, *TWO, booting(3), booting(4), target=6, state=whole(2)),
+            (),
+            id="who-boots-takes-as-much",
+        ),
+        pytest.param(roomy(0, held(1), target=3, state=whole(3)), (spawn(2),), id="what-was-lost-comes-back"),
+        pytest.param(
+            roomy(0, held(1), target=6, state=whole(3)), (spawn(2),), id="what-was-lost,-and-no-more"
+        ),
+        pytest.param(
+            replace(look(held(1), target=4), memory_room_bytes=0),
+            (spawn(3),),
+            id="a-server-that-starts-has-said-how-many",
+        ),
+        pytest.param(
+            roomy(0, ready(1), ready(2), target=6, state=whole(2)), (spawn(4),), id="unknown-before-a-sample"
+        ),
+        pytest.param(
+            roomy(150, holding(due(1), 100), held(2), target=6, state=whole(2)),
+            (spawn(1),),
+            id="growth-comes-before-replacing",
+        ),
+        pytest.param(
+            roomy(99, holding(due(1), 100), held(2), target=6, state=whole(2)),
+            (drain(1),),
+            id="a-pool-that-cannot-grow-is-replaced-all-the-same",
+        ),
+        pytest.param(
+            roomy(99, leaving(held(1)), held(2), held(3), target=6, state=whole(2)),
+            (),
+            id="who-leaves-still-holds-memory",
+        ),
+    ],
+)
+def test_growth_within_the_memory(seen: PoolView, expected: tuple[Action, ...]) -> None:
+    """A pool that is to have more workers than before gets as many as the container holds."""
+    assert plan(seen, POLICY).actions == expected
+
+
+def test_growth_that_does_not_fit_is_told_once() -> None:
+    """With the number that is there, and again only for another one."""
+    seen = roomy(99, *TWO, target=6, state=whole(2))
+    first = plan(seen, POLICY)
+    values = (
+        ("target", 6),
+        ("reachable", 2),
+        ("memory_room_bytes", 99 * MIB),
+        ("because", "the container has no memory for more workers"),
+    )
+    assert first.events == (Event(name="pool.growth_held", level="warning", values=values),)
+    assert plan(replace(seen, state=first.state), POLICY).events == ()
+    other = plan(replace(seen, state=first.state, target=5), POLICY)
+    assert [dict(event.values)["target"] for event in other.events] == [5]
+    fits = plan(replace(seen, state=other.state, target=2), POLICY)
+    assert (fits.events, fits.state.told_short_of) == ((), 0)
+
+
+def test_a_pool_grows_step_by_step_as_memory_comes() -> None:
+    """What it has been whole with is assured from then on."""
+    seen = roomy(100, *TWO, target=6, state=whole(2))
+    grown = replace(seen, workers=(*TWO, held(3)), memory_room_bytes=0)
+    state = plan(grown, POLICY).state
+    assert state.whole == 3
+    lost = replace(grown, workers=TWO, state=state)
+    assert plan(lost, POLICY).actions == (spawn(1),)
+    down = plan(replace(lost, target=1), POLICY).state
+    assert down.whole == 1
+
+
+def test_a_restart_of_a_pool_that_cannot_grow_comes_to_an_end() -> None:
+    """Complete is what the container lets be."""
+    state = replace(whole(2), orders=Orders().restart(2))
+    seen = roomy(0, held(3), held(4), target=6, state=state)
+    assert plan(seen, POLICY).state.completed == 1
 
 
 # -- the stop of the server

@@ -129,6 +129,7 @@ class Pool:
         self.has_listened = False
         self.stop: Stop | None = None
         self.room_mib: int | None = None
+        self.whole = 0
         self.memory_off_until = 0
         self.outdated: set[int] = set()
         self.ordered: set[int] = set()
@@ -210,6 +211,24 @@ class Pool:
             return float("inf")
         return self.room_mib * MIB // held[max(held)] - sum(w.ready_at is None for w in workers)
 
+    def assured(self) -> int:
+        """The workers that come back whatever the memory is: those with which the pool was whole once."""
+        return min(self.target, self.whole) if self.whole else self.target
+
+    def reachable(self, workers: tuple[WorkerView, ...]) -> float:
+        """The workers that there can be: all that are wanted, unless that is growth beyond the memory."""
+        return min(self.target, max(self.assured(), len(workers) + self.fits(workers)))
+
+    def note_whole(self, workers: tuple[WorkerView, ...]) -> None:
+        """See how many workers the pool is whole with, where its memory has a limit."""
+        reachable = self.reachable(workers)
+        if self.room_mib is None:
+            self.whole = 0
+        elif sum(map(self.carries, workers)) >= reachable:
+            self.whole = int(reachable)
+        else:
+            self.whole = min(self.whole, self.target)
+
     # -- the world moves -------------------------------------------------------------------------------------
 
     def advance(self, seconds: float) -> None:
@@ -287,6 +306,7 @@ class Pool:
         self.memory_off_until = result.state.memory_off_until
         self.check(seen, result)
         self.check_completed(seen, result)
+        self.note_whole(seen.workers)
         self.state, self.wake_in_s = result.state, result.wake_in_s
         for action in result.actions:
             self.act(action)
@@ -409,8 +429,9 @@ class Pool:
         in_place = [event for event in result.events if event.name == "worker.replaced_in_place"]
         if in_place:
             assert len(taken) == 1, "one at a time"
-            assert len(workers) == len(carrying) == self.target, "out of a whole pool"
-            assert self.fits(tuple(workers.values())) < 1, "only for want of memory"
+            views = tuple(workers.values())
+            assert len(workers) == len(carrying) == self.reachable(views), "out of a whole pool"
+            assert self.fits(views) < 1, "only for want of memory"
         else:
             assert not taken or len(carrying - taken) >= self.target, "capacity floor"
 
@@ -431,8 +452,9 @@ class Pool:
         assert len(spawns) <= 1
         count = spawns[0].count if spawns else 0
         live = len(seen.workers) + count
-        surge_live = max(len(seen.workers), self.target) + max(0, self.fits(seen.workers))
-        ceiling = min(self.target + min(self.policy.surge, self.target), surge_live)
+        reachable = self.reachable(seen.workers)
+        surge_live = max(len(seen.workers), self.assured()) + max(0, self.fits(seen.workers))
+        ceiling = min(reachable + min(self.policy.surge, reachable), surge_live)
         has_proved = any(worker.ready_at is not None for worker in seen.workers) or result.state.has_proved
         assert not spawns or (count > 0 and spawns[0].must_prove == has_proved)
         assert not count or live <= ceiling, "process ceiling"
@@ -441,7 +463,7 @@ class Pool:
         is_waiting = self.now < result.state.retry_at
         assert not (is_waiting and count), "a backoff is a wait"
         if not is_waiting and self.has_listened:
-            assert staying + count >= self.target or live >= ceiling, "what is missing is spawned"
+            assert staying + count >= reachable or live >= ceiling, "what is missing is spawned"
 
     def check_completed(self, seen: PoolView, result: Plan) -> None:
         """
@@ -461,11 +483,12 @@ class Pool:
             return
         meant = {age for ages in self.meant_by.values() for age in ages}
         assert not meant & {worker.age for worker in seen.workers}
-        assert sum(map(self.carries, seen.workers)) >= self.target
+        assert sum(map(self.carries, seen.workers)) >= self.reachable(seen.workers)
 
     def is_whole(self) -> bool:
         """Whether there are as many workers as wanted, or a few more in a pause, and all of them serve."""
-        return len(self.views) >= self.target and all(map(self.carries, self.views))
+        views = tuple(self.views)
+        return len(views) >= self.reachable(views) and all(map(self.carries, views))
 
     def is_settled(self) -> bool:
         """Whether the pool is as wanted, and knows it."""

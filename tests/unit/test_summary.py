@@ -72,6 +72,12 @@ def with_state(*workers: WorkerView, **changes: object) -> PoolView:
     return look(*workers, target=len(workers), state=replace(SERVED, **changes))  # type: ignore[arg-type]
 
 
+def growing(worker: WorkerView, **changes: object) -> PoolView:
+    """A pool of one that should be of three, and has no memory for it."""
+    seen = with_state(replace(worker, private_bytes=9), whole=1, **changes)
+    return replace(seen, target=3, memory_room_bytes=8)
+
+
 def test_a_report_is_plain_data() -> None:
     """It becomes JSON without further ado, and nothing is left out."""
     report = told(look(replace(ready(1), private_bytes=5), booting(2), target=2))
@@ -209,6 +215,27 @@ def test_pool() -> None:
             replace(QUIET, phase="stalled", reasons=("requests",), due=1, stalled=True, because=NO_MEMORY),
             id="the-only-worker-has-no-room-for-a-successor",
         ),
+        pytest.param(
+            growing(ready(1)),
+            replace(
+                QUIET,
+                phase="stalled",
+                stalled=True,
+                because="the container has no memory for more workers than 1",
+            ),
+            id="there-is-no-room-to-grow",
+        ),
+        pytest.param(
+            growing(ready(1), progress=Progress(started_at=NOW)),
+            replace(
+                QUIET,
+                phase="progressing",
+                running_s=0.0,
+                because="the container has no memory for more workers than 1",
+            ),
+            id="which-holds-no-rollout-up",
+        ),
+        pytest.param(growing(leaving(ready(1))), QUIET, id="nor-is-it-known-while-somebody-leaves"),
         pytest.param(
             replace(look(replace(due(1), private_bytes=9), ready(2), target=2), memory_room_bytes=8),
             replace(QUIET, reasons=("requests",), due=1),
