@@ -304,6 +304,25 @@ def test_a_reload_of_bad_code_is_given_up(begin: Begin, code: CodeApp) -> None:
     assert "broken" in see(server, "reload")["failure"]
 
 
+def test_orders_that_cross_have_each_their_own_end(begin: Begin, code: CodeApp) -> None:
+    """A restart beside a reload of bad code is complete, and the reload never is."""
+    server = begin(command=code.command(), env=code.environment(), workers=1)
+    code.write("two", at_import="raise RuntimeError('broken')")
+    code.hold("import", f"!{server.pid}")
+    assert [ask(server, order)["revision"] for order in ("rollout restart", "reload", "rollout restart")] == [
+        1, 2, 3,
+    ]  # fmt: skip
+    code.release("import")
+    wait_completed(server, 3)
+    server.wait_event("reload.refused")
+    rollout = eventually(
+        lambda: seen if not (seen := see(server, "rollout"))["open"] else {}, what="all have come to an end"
+    )
+    (given_up,) = rollout["given_up"]
+    assert (rollout["completed"], given_up["revisions"]) == (3, [2])
+    assert "broken" in given_up["because"]
+
+
 def test_a_reload_that_waits_is_given_up(begin: Begin, code: CodeApp) -> None:
     """Code that is not healthy is not tried again, and its preflight ends."""
     options = ["--health-check-path=/health", "--worker-boot-timeout=30"]
