@@ -69,16 +69,18 @@ class Control:
         """
         if self._listener is not None:
             return
+        try:
+            self._open(path, is_airflow=is_airflow, is_second=is_second)
+        except Exception as error:
+            # Whatever is wrong with the place, or with how it is named: the server serves without.
+            self._give_up(f"{type(error).__name__}: {error}")
+
+    def _open(self, path: str, *, is_airflow: bool, is_second: bool) -> None:
         if not hasattr(socket, "SO_PEERCRED"):
-            because = "this system does not tell who connects"
-            events.publish("control.unavailable", level="warning", because=because)
+            self._give_up("this system does not tell who connects")
             return
         failures = []
-        pid = os.getpid()
-        places = [Path(f"{path}.2" if is_second else path).absolute()] if path else []
-        for place in places or [
-            folder / meeting.name(pid) for folder in meeting.folders(is_airflow=is_airflow)
-        ]:
+        for place in _places(path, is_airflow=is_airflow, is_second=is_second):
             try:
                 if path:
                     place.parent.mkdir(mode=0o700, exist_ok=True)
@@ -93,7 +95,11 @@ class Control:
                     self.attach(self._wakeup)
                 events.publish("control.listening", path=str(place))
                 return
-        events.publish("control.unavailable", level="warning", because="; ".join(failures))
+        self._give_up("; ".join(failures))
+
+    def _give_up(self, because: str) -> None:
+        self.close()
+        events.publish("control.unavailable", level="warning", because=because)
 
     def adopt(self, fd: int, file: SocketFile) -> None:
         """Go on with the socket of an earlier image; what has connected meanwhile is waiting there."""
@@ -249,6 +255,14 @@ class Control:
     def _forget(self, sock: socket.socket) -> None:
         if self._wakeup is not None:
             self._wakeup.forget(sock.fileno())
+
+
+def _places(path: str, *, is_airflow: bool, is_second: bool) -> tuple[Path, ...]:
+    """Tell where the socket may be, the best place first."""
+    if path:
+        return (Path(f"{path}.2" if is_second else path).absolute(),)
+    own = meeting.name(os.getpid())
+    return tuple(folder / own for folder in meeting.folders(is_airflow=is_airflow))
 
 
 def _is_readable(sock: socket.socket) -> bool:

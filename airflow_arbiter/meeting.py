@@ -38,14 +38,19 @@ def folders(*, is_airflow: bool) -> tuple[Path, ...]:
 
     :param is_airflow: whether Airflow's own folder comes into question.
     """
-    found = []
+    wanted = []
     if is_airflow:
-        # As Airflow finds it, which a client need not import for that.
-        home = os.path.expandvars(os.environ.get("AIRFLOW_HOME") or "~/airflow")
-        found.append(Path(home).expanduser().absolute() / "arbiter")
+        # As Airflow finds it, which a client need not import for that. Not Path.expanduser(), which raises
+        # for a user that has no entry: as in a container that is given any uid.
+        home = os.path.expanduser(os.path.expandvars(os.environ.get("AIRFLOW_HOME") or "~/airflow"))  # noqa: PTH111
+        wanted.append(Path(home) / "arbiter")
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
-        found.append(Path(runtime).absolute() / "airflow-arbiter")
-    found.append(Path(os.environ.get("TMPDIR") or "/tmp") / f"airflow-arbiter-{os.geteuid()}")  # noqa: S108
+        wanted.append(Path(runtime) / "airflow-arbiter")
+    wanted.append(Path(os.environ.get("TMPDIR") or "/tmp") / f"airflow-arbiter-{os.geteuid()}")  # noqa: S108
+    found = []
+    for folder in wanted:
+        with contextlib.suppress(OSError):  # a relative one, in a folder that is gone
+            found.append(folder.absolute())
     return tuple(found)
 
 

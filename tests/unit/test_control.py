@@ -356,6 +356,21 @@ def test_a_place_that_cannot_be_had(server: Server, tmp_path: Path, caplog: pyte
     assert record.__dict__["because"] == f"{server.path}: another server answers there"
 
 
+def test_a_place_that_cannot_even_be_named(
+    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever comes of it, the server goes on without a socket, and says so once."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for path in ("relative", "nul\0"):
+        caplog.clear()
+        other = Control(server._answer)
+        other.open(path, is_airflow=False, is_second=False)
+        assert (other.file, other.fd) == (None, -1)
+        assert [record.message for record in caplog.records] == ["control.unavailable"]
+
+
 def test_a_second_master_waits_for_the_name(server: Server) -> None:
     """Beside its predecessor it has a name of its own, and takes the other when that is gone."""
     second = Control(server._answer)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +46,36 @@ def test_folders_of_airflow_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert meeting.folders(is_airflow=False) == others
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     assert meeting.folders(is_airflow=False) == (temporary,)
+
+
+@pytest.mark.parametrize("home", ["~nosuchuser/airflow", ""])
+def test_a_user_without_an_entry(folder: Path, home: str) -> None:
+    """A container may run as any uid, and without HOME: a folder that cannot be told is no error."""
+    if os.geteuid():
+        pytest.skip("only root can become another user")
+    code = (
+        "import os, pwd, sys; from airflow_arbiter import meeting; os.setuid(54321);"  # who may not import it
+        "print(*meeting.folders(is_airflow=True), meeting.living(), sep='\\n')"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(folder), "AIRFLOW_HOME": home},
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    ).stdout.splitlines()
+    assert told[-2:] == [f"{folder}/airflow-arbiter-54321", "[]"]
+
+
+def test_a_working_directory_that_is_gone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is relative to it cannot be told, and is left out."""
+    (folder / "gone").mkdir()
+    monkeypatch.chdir(folder / "gone")
+    (folder / "gone").rmdir()
+    monkeypatch.setenv("AIRFLOW_HOME", "home")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "runtime")
+    monkeypatch.setenv("TMPDIR", "/temporary")
+    assert meeting.folders(is_airflow=True) == (Path(f"/temporary/airflow-arbiter-{os.geteuid()}"),)
 
 
 def test_the_name_tells_the_pid() -> None:
