@@ -13,7 +13,9 @@ import os
 import select
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from airflow_arbiter import events, meeting
 from airflow_arbiter.connection import Answer, Connection
@@ -101,10 +103,25 @@ class Control:
         self.close()
         events.publish("control.unavailable", level="warning", because=because)
 
-    def adopt(self, fd: int, file: SocketFile) -> None:
-        """Go on with the socket of an earlier image; what has connected meanwhile is waiting there."""
-        self._listener, self.file = socket.socket(fileno=fd), file
-        self._listener.settimeout(0)
+    def adopt(self, fd: int, told: Mapping[str, Any]) -> None:
+        """
+        Go on with the socket of an earlier image; what has connected meanwhile is waiting there.
+
+        Where that cannot be, it is told, and a new one is opened like the first: workers depend on whoever
+        calls this.
+
+        :param fd: the descriptor.
+        :param told: the file, as that image has written it down, perhaps in another version of this package.
+        """
+        try:
+            os.set_inheritable(fd, False)  # noqa: FBT003  # has no names for its parameters
+            self._listener = socket.socket(fileno=fd)
+            self._listener.settimeout(0)
+            device, inode, made_at = told["identity"]
+            self.file = SocketFile(path=told["path"], identity=(device, inode, made_at))
+        except Exception:
+            events.publish_exception("control.failed")
+            self.close()
 
     @property
     def fd(self) -> int:
@@ -131,6 +148,7 @@ class Control:
         """End it, and remove the file, if it is still ours."""
         for connection in tuple(self._connections):
             self._drop(connection)
+        self._rests_until = 0.0
         if self._listener is not None:
             self._forget(self._listener)
             self._listener.close()
@@ -166,6 +184,14 @@ class Control:
 
     def turn(self) -> None:
         """Go one step on with everybody, as far as time allows. Never waits, and raises nothing."""
+        try:
+            self._turn()
+        except Exception:
+            # Nobody outside catches it: the server goes on without.
+            events.publish_exception("control.failed")
+            self.close()
+
+    def _turn(self) -> None:
         if self._listener is None or self._wakeup is None:
             return
         began_at = time.monotonic()
@@ -208,11 +234,14 @@ class Control:
             except OSError:
                 self._rest(_REST_S)  # no descriptor or memory is left
                 return
-            sock.settimeout(0)
             try:
+                sock.settimeout(0)
                 self._welcome(sock, wakeup)
             except OSError:
                 sock.close()
+            except BaseException:
+                sock.close()
+                raise
 
     def _make_room(self) -> bool:
         """Drop who has been silent for longest, unless that is not long yet."""

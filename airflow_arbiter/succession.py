@@ -23,7 +23,6 @@ from airflow_arbiter import events, handover
 from airflow_arbiter.books import Adopted, Book
 from airflow_arbiter.children import WorkerKeeper
 from airflow_arbiter.handover import Handover
-from airflow_arbiter.meeting import SocketFile
 from airflow_arbiter.pool import RolloutState
 from airflow_arbiter.restoring import restore
 from airflow_arbiter.status import StatusPage
@@ -180,10 +179,7 @@ def adopt(master: WorkerKeeper, message: Handover) -> None:
         master.WORKERS[worker.pid] = worker
     master.LISTENERS = [_listener(master, fd) for fd in message.listeners]
     if message.control is not None:
-        handover.close_on_exec(message.control_fd)
-        device, inode, made_at = message.control["identity"]
-        file = SocketFile(path=message.control["path"], identity=(device, inode, made_at))
-        master.control.adopt(message.control_fd, file)
+        master.control.adopt(message.control_fd, message.control)
 
 
 def _listener(master: WorkerKeeper, fd: int) -> Any:

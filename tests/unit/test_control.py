@@ -11,6 +11,7 @@ import struct
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,62 @@ def test_a_bug_ends_one_connection(server: Server, caplog: pytest.LogCaptureFixt
     assert broken.is_closed()
     assert len(other.answers()) == 1
     assert [record.message for record in caplog.records if record.exc_info] == ["control.failed"]
+
+
+def test_a_bug_in_a_turn_ends_the_socket_alone(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is raised into the loop: it is told once, and nobody is answered any more."""
+    client = server.connect()
+
+    def broken(_sock: socket.socket) -> Peer:
+        raise RuntimeError("a bug of ours")
+
+    monkeypatch.setattr(Peer, "of", broken)
+    server.begin_to_connect()
+    server.turn(3)
+    assert [record.message for record in caplog.records if record.exc_info] == ["control.failed"]
+    assert client.is_closed()
+    assert (server.control.fd, server.path.exists()) == (-1, False)
+    assert server.control.wake_in_s > 1
+
+
+def test_the_socket_of_an_earlier_image(server: Server) -> None:
+    """Who has connected meanwhile is answered."""
+    file = server.control.file
+    assert file is not None
+    client = server.begin_to_connect()
+    client.ask()
+    later = Control(server._answer)
+    later.adopt(os.dup(server.control.fd), asdict(file))
+    later.attach(Wakeup())
+    later.turn()
+    assert len(client.answers()) == 1
+    assert (later.file, os.get_inheritable(later.fd)) == (file, False)
+    later.abandon()
+
+
+@pytest.mark.parametrize("broken", ["fd", "no socket", "identity", "path"])
+def test_a_socket_that_cannot_be_adopted(
+    server: Server, caplog: pytest.LogCaptureFixture, broken: str
+) -> None:
+    """A dead descriptor, or words of another version, cost the socket, not the server; a new one is made."""
+    assert server.control.file is not None
+    told = asdict(server.control.file)
+    told.pop(broken, None)
+    fd = os.dup(server.control.fd)
+    server.control.abandon()
+    if broken == "fd":
+        os.close(fd)
+    elif broken == "no socket":
+        os.dup2(os.open("/dev/null", os.O_RDONLY), fd)
+    later = Control(server._answer)
+    later.adopt(fd, told)
+    assert (later.fd, later.file) == (-1, None)
+    assert [record.message for record in caplog.records if record.exc_info] == ["control.failed"]
+    later.open(str(server.path), is_airflow=False, is_second=False)
+    assert later.file is not None
+    later.close()
 
 
 def test_an_answer_waits_for_its_client(server: Server) -> None:
