@@ -186,9 +186,9 @@ def _say(text: str) -> None:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from airflow_arbiter import doctor
+    from airflow_arbiter import doctor, examination
 
-    advice = doctor.advise(doctor.examine([word for word in args.server if word != "--"]))
+    advice = doctor.advise(examination.examine([word for word in args.server if word != "--"]))
     width = max(len(name) for name, _ in advice)
     for name, text in advice:
         _say(f"{name:<{width}}  {text}")

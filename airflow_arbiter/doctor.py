@@ -1,28 +1,17 @@
 """
-What to set here: boots a server of one worker for a moment, looks at it, and does the sums.
+What to set here: the sums, from what was seen of a server of one worker, see
+:mod:`airflow_arbiter.examination`.
 
-Owns the throw-away server, which shares nothing with one that runs but its configuration, and the rules of
-thumb. It is idle: what requests cost is not in it.
+Owns the rules of thumb. That server is idle: what requests cost is not in it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import psutil
-
-from airflow_arbiter import client, limits, memory
-from airflow_arbiter.client import LostError, NoServerError
-from airflow_arbiter.errors import ArbiterError
+from airflow_arbiter import limits
 
 WARMED_UP = 1.5
 """A worker that has served holds so many times what an idle one does. A rule of thumb: measure your own."""
@@ -30,12 +19,22 @@ WARMED_UP = 1.5
 SLOW_BOOTS = 5
 """A boot on a busy machine takes so many times as long. As above."""
 
-LONGEST_BOOT_S = 600.0
-_LEAVE_S = 60.0
 _MIB = 1024**2
 
-_OTHERS = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "GUNICORN_FD", "GUNICORN_PID")
-"""What would make a second server speak for the first, or take its sockets."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """
+    A server that runs here already.
+
+    :param pid: of its master.
+    :param held_bytes: memory that would be free without it.
+    :param one_worker_bytes: what it would take with one worker, at most.
+    """
+
+    pid: int
+    held_bytes: int
+    one_worker_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +46,12 @@ class Findings:
     :param master_bytes: what the master holds.
     :param private_bytes: what a worker holds alone.
     :param shared_bytes: what it shares with its master.
-    :param room_bytes: what this container, or machine, may still take.
+    :param room_bytes: what this container, or machine, may take, without this server and those that run.
     :param cpus: processors that may be used.
     :param boot_timeout_s: ``worker_boot_timeout``.
     :param drain_s: ``graceful_timeout``.
     :param grace_s: ``termination_grace_period``; 0 where it is not known.
+    :param running: servers that ran meanwhile.
     """
 
     boot_s: float
@@ -63,6 +63,7 @@ class Findings:
     boot_timeout_s: float
     drain_s: float
     grace_s: float
+    running: tuple[Running, ...] = ()
 
 
 def advise(found: Findings) -> list[tuple[str, str]]:
@@ -79,13 +80,13 @@ def advise(found: Findings) -> list[tuple[str, str]]:
     fit = (found.room_bytes - 2 * found.master_bytes) // worker_bytes - 1
     workers = max(1, min(found.cpus, fit))
     needed = 2 * found.master_bytes + (workers + 1) * worker_bytes
-    processes = f"boot {found.boot_s:.1f} s; master {_mib(found.master_bytes)}"
-    worker = f"worker {_mib(found.private_bytes)} private, {_mib(found.shared_bytes)} shared, idle"
+    processes = f"boot {found.boot_s:.1f} s; master {mib(found.master_bytes)}"
+    worker = f"worker {mib(found.private_bytes)} private, {mib(found.shared_bytes)} shared, idle"
     bounds = f"{found.cpus} processors; memory for {max(0, fit)} and one while replacing"
     return [
-        ("measured", f"{processes}; {worker}"),
+        ("measured", f"{processes}; {worker}{_beside(found.running)}"),
         ("workers", f"{workers} ({bounds})" + ("" if fit >= 1 else ": a reload needs more than there is")),
-        ("memory", f"{_mib(needed)} for {workers} workers, one more while replacing, and a reload"),
+        ("memory", f"{mib(needed)} for {workers} workers, one more while replacing, and a reload"),
         ("worker_boot_timeout", _boot_timeout(found)),
         ("termination_grace_period", _grace(found)),
     ]
@@ -111,98 +112,14 @@ def _grace(found: Findings) -> str:
     return f"{found.grace_s:g} s is enough: {drain}"
 
 
-def _mib(number: int) -> str:
+def _beside(running: Sequence[Running]) -> str:
+    """Say what ran meanwhile, and what that means for the sums: what is advised is in its place."""
+    if not running:
+        return ""
+    pids = ", ".join(str(server.pid) for server in running)
+    return f"; beside pid {pids}, whose {mib(sum(server.held_bytes for server in running))} count as free"
+
+
+def mib(number: int) -> str:
+    """Write a number of bytes for people."""
     return f"{number / _MIB:.0f} MiB"
-
-
-# -- the throw-away server
-# -------------------------------------------------------------------------------------------------------
-
-
-def examine(arguments: Sequence[str]) -> Findings:
-    """
-    Boot a server of one worker, look at it, and end it.
-
-    :param arguments: of ``python -m airflow_arbiter``: an app, options.
-    :raises ArbiterError: when it does not come up.
-    """
-    with tempfile.TemporaryDirectory(prefix="arbiter") as made:
-        folder = Path(made)
-        with _serving(arguments, folder) as process:
-            return _look(process, folder)
-
-
-@contextlib.contextmanager
-def _serving(arguments: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    options = (
-        f"--bind=unix:{folder / 'http'}",
-        f"--control-socket={folder / 'control'}",
-        f"--pid={folder / 'pid'}",
-        "--workers=1",
-    )
-    environment = {name: value for name, value in os.environ.items() if name not in _OTHERS}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(  # noqa: S603  # ourselves
-            [sys.executable, "-m", "airflow_arbiter", *arguments, *options],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(_LEAVE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _look(process: subprocess.Popen[bytes], folder: Path) -> Findings:
-    seen = _wait(process, folder)
-    config = client.ask(folder / "control", "show config")
-    worker = psutil.Process(seen["workers"][0]["pid"]).memory_full_info()
-    room_bytes = memory.Container().room_bytes()
-    master_bytes: int = psutil.Process(process.pid).memory_info().rss
-    available: int = psutil.virtual_memory().available + master_bytes + worker.uss
-    return Findings(
-        boot_s=seen["counters"]["boot"]["max_s"],
-        master_bytes=master_bytes,
-        private_bytes=worker.uss,
-        shared_bytes=max(0, worker.rss - worker.uss),
-        room_bytes=min(
-            available, available if room_bytes is None else room_bytes + master_bytes + worker.uss
-        ),
-        cpus=_cpus(),
-        boot_timeout_s=config["worker_boot_timeout"],
-        drain_s=config["graceful_timeout"],
-        grace_s=config["termination_grace_period"],
-    )
-
-
-def _wait(process: subprocess.Popen[bytes], folder: Path) -> client.AsJson:
-    """
-    Wait until its worker is available.
-
-    :raises ArbiterError: when that does not come about.
-    """
-    ends_at = time.monotonic() + LONGEST_BOOT_S
-    while process.poll() is None and time.monotonic() < ends_at:
-        with contextlib.suppress(NoServerError, LostError):
-            seen = client.report(folder / "control")
-            if seen["pool"]["available"]:
-                return seen
-        time.sleep(0.1)
-    sys.stderr.write((folder / "log").read_text(errors="replace"))
-    raise ArbiterError("the server did not come up; what it has said is above")
-
-
-def _cpus(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Tell how many processors may be used: by affinity, and by the container's quota."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = map(int, (root / "cpu.max").read_text().split())
-        cpus = min(cpus, math.ceil(quota / period))
-    return max(1, cpus)

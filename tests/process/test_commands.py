@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from harness.codeapp import CodeApp
@@ -288,7 +290,7 @@ def test_progress_on_a_terminal(steered: Steered) -> None:
 def test_doctor(steered: Steered) -> None:
     """It looks at a server of its own, and leaves the one that runs and nothing else."""
     before = steered.pids()
-    ended = run("doctor", "faulty:app", "--graceful-timeout=20", env=_where(steered))
+    ended = run("doctor", "faulty:app", "--graceful-timeout=20", env=_where(steered.path.parent))
     assert (ended.returncode, ended.stderr) == (0, "")
     said = dict(line.split(maxsplit=1) for line in ended.stdout.splitlines())
     assert set(said) == {"measured", "workers", "memory", "worker_boot_timeout", "termination_grace_period"}
@@ -296,19 +298,85 @@ def test_doctor(steered: Steered) -> None:
     assert steered.pids() == before
 
 
+def test_doctor_leaves_all_else_alone(serve: Start, place: Path, tmp_path: Path) -> None:
+    """No daemon, and nothing of the configuration's: no log, no collector, no hook of the master's."""
+    runtime = dict.fromkeys(("XDG_RUNTIME_DIR", "TMPDIR", "AIRFLOW_HOME"), str(place))  # where it looks
+    server = serve(env=runtime, workers=1)
+    collector = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    collector.bind(("127.0.0.1", 0))
+    collector.settimeout(0)
+    config = tmp_path / "conf.py"
+    config.write_text(
+        _REACHING_OUT.format(folder=str(tmp_path), statsd=f"127.0.0.1:{collector.getsockname()[1]}")
+    )
+    ended = run("doctor", "faulty:app", "-c", str(config), env={**_where(place), **runtime})
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert f"beside pid {server.pid}, whose " in ended.stdout
+    assert server.answers()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("made")] == ["made-by-worker"]
+    with collector, pytest.raises(BlockingIOError):
+        collector.recv(1)
+
+
+_REACHING_OUT = """
+from pathlib import Path
+
+daemon = True
+bind = "127.0.0.1:1"
+errorlog = accesslog = "{folder}/made-log"
+pidfile = "{folder}/made-pid"
+statsd_host = "{statsd}"
+
+
+def on_starting(_):
+    Path("{folder}/made-by-hook").touch()
+
+
+when_ready = on_exit = on_starting
+
+
+def post_worker_init(_):
+    Path("{folder}/made-by-worker").touch()
+"""
+
+
+@pytest.mark.parametrize(
+    ("sig", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGKILL, -9)],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_doctor_leaves_nothing_behind(place: Path, sig: signal.Signals, code: int) -> None:
+    """However it ends, its server ends too, which has its own session, and is the first that memory costs."""
+    words = ("doctor", "faulty:app", "--min-ready-seconds=600")
+    environment = {**os.environ, **_where(place), "TMPDIR": str(place)}
+    with subprocess.Popen([*CONSOLE, *words], env=environment, stderr=subprocess.PIPE) as asked:
+        found = psutil.Process(asked.pid)
+        family = eventually(
+            lambda: seen if len(seen := found.children(recursive=True)) == 2 else [], what="a worker"
+        )
+        assert [os.getsid(process.pid) for process in family] == [family[0].pid] * 2
+        assert {Path(f"/proc/{process.pid}/oom_score_adj").read_text() for process in family} == {"1000\n"}
+        eventually(lambda: list(place.glob("arbiter*/control")), what="a control socket")
+        asked.send_signal(sig)
+        assert asked.wait(60) == code
+        eventually(lambda: not any(process.is_running() for process in family), what="all have gone")
+    if sig != signal.SIGKILL:
+        assert not list(place.glob("arbiter*"))
+
+
 def test_doctor_of_what_does_not_start(steered: Steered) -> None:
     """What it has said is shown."""
-    ended = run("doctor", "no_such_module:app", env=_where(steered))
+    ended = run("doctor", "no_such_module:app", env=_where(steered.path.parent))
     assert (ended.returncode, ended.stdout) == (1, "")
     *log, line = ended.stderr.splitlines()
     assert line == "airflow-arbiter: error: the server did not come up; what it has said is above"
     assert any("no_such_module" in told for told in log)
 
 
-def _where(steered: Steered) -> dict[str, str]:
-    """The environment in which the server has found its app."""
+def _where(faults: Path) -> dict[str, str]:
+    """The environment in which a server finds the app."""
     folder = Path(__file__).parents[1] / "harness"
     return {
         "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]),
-        "FAULTS": str(steered.path.parent),
+        "FAULTS": str(faults),
     }

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from airflow_arbiter import doctor
-from airflow_arbiter.doctor import Findings, advise
+from airflow_arbiter import examination
+from airflow_arbiter.doctor import Findings, Running, advise
+from airflow_arbiter.errors import ArbiterError
+from airflow_arbiter.memory import Container
 
 MIB = 1024**2
 FOUND = Findings(
@@ -74,6 +76,36 @@ def test_a_grace_period_that_is_not_known() -> None:
 @pytest.mark.parametrize(("limit", "cpus"), [("max 100000", None), ("150000 100000", 2), ("50000 100000", 1)])
 def test_a_container_has_fewer_processors(tmp_path: Path, limit: str, cpus: int | None) -> None:
     """As its quota says, rounded up."""
-    free = doctor._cpus(tmp_path)
+    free = examination._cpus(tmp_path)
     (tmp_path / "cpu.max").write_text(limit)
-    assert doctor._cpus(tmp_path) == (free if cpus is None else min(free, cpus))
+    assert examination._cpus(tmp_path) == (free if cpus is None else min(free, cpus))
+
+
+RUNNING = Running(pid=17, held_bytes=900 * MIB, one_worker_bytes=400 * MIB)
+
+
+def test_what_ran_meanwhile_is_told() -> None:
+    """The advice is for a server in the place of those, whose memory is counted as room."""
+    told = dict(advise(replace(FOUND, running=(RUNNING, replace(RUNNING, pid=18)))))
+    assert told["measured"].endswith(", idle; beside pid 17, 18, whose 1800 MiB count as free")
+
+
+def test_what_is_not_enough_is_not_tried() -> None:
+    """By a server that runs, or by the rule of thumb; and it is said what to do instead."""
+    examination._make_sure_of_room(512 * MIB, ())
+    examination._make_sure_of_room(400 * MIB, (RUNNING,))
+    with pytest.raises(
+        ArbiterError, match=r"may take 512 MiB \(where none runs .* and 511 MiB are left here"
+    ):
+        examination._make_sure_of_room(511 * MIB, ())
+    with pytest.raises(ArbiterError, match=r"may take 400 MiB \(as the one that runs\), and 399 MiB"):
+        examination._make_sure_of_room(399 * MIB, (RUNNING,))
+
+
+def test_the_room_of_a_container(tmp_path: Path) -> None:
+    """The smaller of its own and the machine's."""
+    everything = examination._room_bytes(Container(tmp_path, "/"))
+    assert everything > 10
+    (tmp_path / "memory.max").write_text("100")
+    (tmp_path / "memory.current").write_text("90")
+    assert examination._room_bytes(Container(tmp_path, "/")) == 10
