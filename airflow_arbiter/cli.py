@@ -188,12 +188,15 @@ def _say(text: str) -> None:
 def _doctor(args: argparse.Namespace) -> int:
     from airflow_arbiter import doctor, examination
 
-    advice = doctor.advise(examination.examine([word for word in args.server if word != "--"]))
+    words = args.server[1:] if args.server[:1] == ["--"] else args.server
+    advice = doctor.advise(examination.examine(words))
     width = max(len(name) for name, _ in advice)
     for name, text in advice:
         _say(f"{name:<{width}}  {text}")
     return 0
 
+
+_DOCTOR = "doctor"
 
 COMMANDS: tuple[Command, ...] = (
     Verb(
@@ -258,8 +261,9 @@ COMMANDS: tuple[Command, ...] = (
         ),
     ),
     Verb(
-        name="doctor",
-        help="Boot a worker for a moment, beside what runs, and say what to set",
+        name=_DOCTOR,
+        help="Boot a worker for a moment, beside what runs, and say what to set. Master hooks, log files and "
+        "metrics of the configuration are left out; hooks of a worker, and what the app does, are not",
         run=_doctor,
         arguments=(
             Argument(
@@ -267,7 +271,8 @@ COMMANDS: tuple[Command, ...] = (
                 settings={
                     "nargs": argparse.REMAINDER,
                     "metavar": "...",
-                    "help": "What it is to serve, and options, as one starts the server",
+                    "help": "What it is to serve, and options, as one starts the server; after --, where the "
+                    "first is an option",
                 },
             ),
         ),
@@ -290,14 +295,22 @@ def perform(run: Callable[[argparse.Namespace], int], args: argparse.Namespace, 
     try:
         return run(args)
     except ArbiterError as error:
-        sys.stderr.write(f"{prog}: error: {' '.join(str(error).split())}\n")
-        return FAILED
+        return _fail(prog, str(error))
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        # Told by the shape of its answers alone: gunicorn's own server answers to the same words, too.
+        because = f"{type(error).__name__}: {error}"
+        return _fail(prog, f"the answer is not understood, as of a server of another version ({because})")
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever reads has enough, as head(1); the interpreter must not find that out once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+
+
+def _fail(prog: str, because: str) -> int:
+    sys.stderr.write(f"{prog}: error: {' '.join(because.split())}\n")
+    return FAILED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -310,8 +323,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog=PROG, description="Look at a server that runs, and steer it.")
     _add(parser, COMMANDS)
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(_set_apart(sys.argv[1:] if arguments is None else arguments))
     return perform(args.run, args)
+
+
+def _set_apart(words: Sequence[str]) -> list[str]:
+    """Have argparse leave alone what is the server's: it takes a first option for one of ours."""
+    if words[:1] == [_DOCTOR] and words[1:] not in (["-h"], ["--help"]) and words[1:2] != ["--"]:
+        return [_DOCTOR, "--", *words[1:]]
+    return list(words)
 
 
 def _add(parser: argparse.ArgumentParser, commands: Sequence[Command]) -> None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from gunicorn.ctl.protocol import ControlProtocol, make_response
 
-from airflow_arbiter import __main__, app, cli, screen
+from airflow_arbiter import __main__, app, cli, examination, screen
+from airflow_arbiter.client import NoServerError
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +73,87 @@ def test_wrong_arguments(line: str, capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(line.split())
     assert ended.value.code == 2
     assert "usage: airflow-arbiter" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "server"),
+    [
+        ([], []),
+        (["hello:app", "--preload"], ["hello:app", "--preload"]),
+        (["--preload"], ["--preload"]),
+        (["--workers", "3", "hello:app", "--", "x"], ["--workers", "3", "hello:app", "--", "x"]),
+        (["--", "--preload", "hello:app"], ["--preload", "hello:app"]),
+        (["-c", "conf.py", "--help"], ["-c", "conf.py", "--help"]),
+    ],
+)
+def test_what_follows_doctor_is_the_servers(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], server: list[str]
+) -> None:
+    """All of it, options too, with ``--`` before it or without."""
+    asked = []
+
+    def examine(arguments: list[str]) -> None:
+        asked.append(arguments)
+        raise NoServerError("enough")
+
+    monkeypatch.setattr(examination, "examine", examine)
+    assert cli.main(["doctor", *words]) == 1
+    assert asked == [server]
+
+
+def test_doctor_has_a_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of its own, which says what it leaves alone."""
+    with pytest.raises(SystemExit):
+        cli.main(["doctor", "--help"])
+    assert "Master hooks, log files and metrics" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    "command", ["status", "rollout status", "rollout restart", "reload --wait", "rollout status --wait"]
+)
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param({"status": "ok"}, id="another-shape"),
+        pytest.param({"server": 3, "pool": [], "rollout": {}, "workers": None}, id="other-types"),
+        pytest.param([1], id="a-list"),
+    ],
+)
+def test_answers_of_another_version(
+    capsys: pytest.CaptureFixture[str], place: Path, command: str, data: object
+) -> None:
+    """One line on standard error, exit code 1; gunicorn's own server is such a one."""
+    path = place / "named"
+    with _answering(path, data):
+        assert cli.main([*command.split(), "--socket", str(path)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert "a server of another version" in captured.err
+
+
+@contextlib.contextmanager
+def _answering(path: Path, data: object) -> Iterator[None]:
+    """A server that answers everything in the same way."""
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = listener.accept()
+                with sock:
+                    ControlProtocol.read_message(sock)
+                    ControlProtocol.write_message(sock, make_response(1, data))
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 def test_an_interrupt_is_no_traceback() -> None:
