@@ -350,16 +350,21 @@ def test_doctor_leaves_nothing_behind(place: Path, sig: signal.Signals, code: in
     words = ("doctor", "faulty:app", "--min-ready-seconds=600")
     environment = {**os.environ, **_where(place), "TMPDIR": str(place)}
     with subprocess.Popen([*CONSOLE, *words], env=environment, stderr=subprocess.PIPE) as asked:
-        found = psutil.Process(asked.pid)
-        family = eventually(
-            lambda: seen if len(seen := found.children(recursive=True)) == 2 else [], what="a worker"
-        )
-        assert [os.getsid(process.pid) for process in family] == [family[0].pid] * 2
-        assert {Path(f"/proc/{process.pid}/oom_score_adj").read_text() for process in family} == {"1000\n"}
-        eventually(lambda: list(place.glob("arbiter*/control")), what="a control socket")
-        asked.send_signal(sig)
-        assert asked.wait(60) == code
-        eventually(lambda: not any(process.is_running() for process in family), what="all have gone")
+        try:
+            found = psutil.Process(asked.pid)
+            family = eventually(
+                lambda: seen if len(seen := found.children(recursive=True)) == 2 else [], what="a worker"
+            )
+            assert [os.getsid(process.pid) for process in family] == [family[0].pid] * 2
+            assert {Path(f"/proc/{process.pid}/oom_score_adj").read_text() for process in family} == {
+                "1000\n"
+            }
+            eventually(lambda: list(place.glob("arbiter*/control")), what="a control socket")
+            asked.send_signal(sig)
+            assert asked.wait(60) == code
+            eventually(lambda: not any(process.is_running() for process in family), what="all have gone")
+        finally:
+            asked.terminate()
     if sig != signal.SIGKILL:
         assert not list(place.glob("arbiter*"))
 
