@@ -114,11 +114,9 @@ class Control:
         :param told: the file, as that image has written it down, perhaps in another version of this package.
         """
         try:
-            os.set_inheritable(fd, False)  # noqa: FBT003  # has no names for its parameters
             self._listener = socket.socket(fileno=fd)
             self._listener.settimeout(0)
-            device, inode, made_at = told["identity"]
-            self.file = SocketFile(path=told["path"], identity=(device, inode, made_at))
+            self.file = SocketFile.read(told)
         except Exception:
             events.publish_exception("control.failed")
             self.close()

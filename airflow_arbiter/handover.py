@@ -111,6 +111,12 @@ class Handover:
         known = {item.name for item in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})
 
+    def descriptors(self) -> tuple[int, ...]:
+        """Tell all descriptors that are handed over."""
+        of_workers = (worker[name] for worker in self.workers for name in ("status_fd", "tmp_fd"))
+        control = () if self.control is None else (self.control_fd,)
+        return (*self.listeners, *self.notify, *control, *of_workers)
+
     def make_app(self) -> Any:
         """
         Make the application anew.
@@ -180,9 +186,10 @@ def keep_over_exec(*fds: int) -> None:
 
 
 def close_on_exec(*fds: int) -> None:
-    """Let descriptors be closed by an exec, as they are from the beginning."""
+    """Let descriptors be closed by an exec, as they are from the beginning; one may be closed already."""
     for fd in fds:
-        os.set_inheritable(fd, False)  # noqa: FBT003  # as above
+        with contextlib.suppress(OSError):
+            os.set_inheritable(fd, False)  # noqa: FBT003  # as above
 
 
 def command(fd: int, *options: str) -> list[str]:

@@ -15,9 +15,10 @@ import socket
 import stat
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 LONGEST_PATH = 107
 """Bytes, of a Unix socket's path on Linux. Source: unix(7)."""
@@ -125,6 +126,16 @@ class SocketFile:
         """
         found = path.lstat()
         return cls(path=str(path), identity=(found.st_dev, found.st_ino, found.st_mtime_ns))
+
+    @classmethod
+    def read(cls, told: Mapping[str, Any]) -> SocketFile:
+        """
+        Take it out of a message, perhaps of another version of this package.
+
+        :raises Exception: for what is not understood.
+        """
+        device, inode, made_at = map(int, told["identity"])
+        return cls(path=str(told["path"]), identity=(device, inode, made_at))
 
     def remove(self) -> None:
         """Remove it, unless it has become another's."""

@@ -26,7 +26,7 @@ def main() -> None:
     # The caller's own order, and whatever has come since.
     sys.path[:] = [*wanted, *(entry for entry in sys.path if entry not in wanted)]
 
-    from airflow_arbiter.handover import Handover
+    from airflow_arbiter.handover import Handover, close_on_exec
 
     handover = Handover.read(fd)
     if options:
@@ -34,6 +34,9 @@ def main() -> None:
 
         preflight.run(handover, int(options[1]))
         return
+
+    # Before foreign code runs, whose programs must not hold our sockets open.
+    close_on_exec(*handover.descriptors())
 
     from airflow_arbiter import launch, stranded
     from airflow_arbiter.arbiter import AirflowArbiter

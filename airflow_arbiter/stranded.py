@@ -23,6 +23,7 @@ from gunicorn.arbiter import Arbiter
 
 from airflow_arbiter import events, limits, logconfig, proctitle, systemd
 from airflow_arbiter.handover import Handover
+from airflow_arbiter.meeting import SocketFile
 
 T = TypeVar("T")
 
@@ -127,7 +128,8 @@ def _end(handover: Handover, sig: signal.Signals) -> None:
         for address in addresses:
             _remove(address)
     if handover.control is not None:
-        _remove(handover.control["path"])
+        with contextlib.suppress(Exception):  # as another version may have written it down
+            SocketFile.read(handover.control).remove()
     if handover.fixed.get("pidfile"):
         _remove(handover.fixed["pidfile"] + (".2" if handover.master_pid else ""))
 

@@ -136,9 +136,7 @@ def _environment(master: WorkerKeeper) -> dict[str, str]:
 def _inheritable(message: Handover) -> Iterator[int]:
     """Let the descriptors of a handover survive an exec; the descriptor of the message itself."""
     fd = message.write()
-    kept = [fd, *message.listeners, *message.notify]
-    kept += [message.control_fd] if message.control is not None else []
-    kept += [worker[name] for worker in message.workers for name in ("status_fd", "tmp_fd")]
+    kept = (fd, *message.descriptors())
     try:
         handover.keep_over_exec(*kept)
         yield fd
@@ -153,7 +151,6 @@ def _inheritable(message: Handover) -> Iterator[int]:
 
 def adopt(master: WorkerKeeper, message: Handover) -> None:
     """Take up what the old image has left."""
-    handover.close_on_exec(*message.notify, *message.listeners)
     master.started_at = message.started_at
     master.pid = os.getpid()
     master.generation = message.generation
@@ -210,7 +207,6 @@ def keep_fixed(cfg: Any, old: dict[str, Any]) -> None:
 
 
 def _adopted(values: dict[str, Any]) -> Adopted:
-    handover.close_on_exec(values["status_fd"], values["tmp_fd"])
     return Adopted(
         pid=values["pid"],
         age=values["age"],

@@ -167,6 +167,28 @@ def _title():
 """
 
 
+def test_what_a_configuration_starts_inherits_nothing(start: Start, code: CodeApp, tmp_path: Path) -> None:
+    """Nor in a new image: a program that stays would hold sockets open, with clients that nobody answers."""
+    config, seen = tmp_path / "conf.py", tmp_path / "seen"
+    config.write_text(_STARTS_A_PROGRAM.format(seen=str(seen)))
+    server = start(f"--config={config}", command=code.command(), workers=1)
+    server.wait_ready(1)
+    server.send(signal.SIGHUP)
+    server.wait_event("rollout.completed")
+    first, *others = [line.split() for line in seen.read_text().splitlines()]
+    ours = [words[1:] for words in others if words[0] == str(server.pid)]
+    assert first[0] == str(server.pid)
+    assert ours == [first[1:]]
+
+
+_STARTS_A_PROGRAM = """
+import os
+import subprocess
+
+subprocess.run("echo $PPID $(ls /proc/self/fd) >> {seen}", shell=True, close_fds=False, check=True)
+"""
+
+
 def test_scaling_survives_and_a_new_number_wins(start: Start, code: CodeApp, tmp_path: Path) -> None:
     """What SIGTTIN has set stays over a new image; a configured number that has changed is taken."""
     config = tmp_path / "conf.py"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from harness.codeapp import CodeApp, assert_gone, title, wait_answer
+from harness.controlling import socket_of
 from harness.load import Load
 from harness.server import Server
 from harness.starting import Start
@@ -196,6 +197,24 @@ def test_a_configuration_that_breaks_between_preflight_and_exec(
     assert server.log().count("reload.failed") == 1
 
 
+def test_a_master_without_configuration_removes_nothing_of_anothers(
+    start: Start, code: CodeApp, tmp_path: Path
+) -> None:
+    """Where something else has taken the place of its control socket, that stays."""
+    server = _serve_with_breaking_configuration(start, code, tmp_path)
+    control = socket_of(server)
+    server.send(signal.SIGHUP)
+    eventually(lambda: title(server.pid) == FAILED, what="the title tells")
+    control.unlink()
+    control.write_text("another's")
+    try:
+        server.send(signal.SIGTERM)
+        assert server.wait_exit() == 0
+        assert control.read_text() == "another's"
+    finally:
+        control.unlink(missing_ok=True)
+
+
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGQUIT])
 def test_the_end_of_a_master_without_configuration(
     start: Start, code: CodeApp, tmp_path: Path, sig: signal.Signals
@@ -208,6 +227,7 @@ def test_the_end_of_a_master_without_configuration(
     server.send(sig)
     assert server.wait_exit() == 0
     assert_gone(code.pids())
+    assert not socket_of(server).exists()
     assert not (tmp_path / "pid").exists()
     assert not (tmp_path / "socket").exists()
 
