@@ -244,6 +244,7 @@ class AirflowArbiter(PlanDoer):
             self.wakeup.wait(min(timeout, self.wake_in_s, self.control.wake_in_s))
         self.turns.begin()
         self.control.turn()  # before the pool's: what is asked for here is done at once
+        self._note_control_socket()
         signals: list[int] = []
         while not self.SIG_QUEUE.empty():
             sig = self.SIG_QUEUE.get_nowait()
@@ -296,8 +297,10 @@ class AirflowArbiter(PlanDoer):
             is_airflow=self.app.app_uri is None,
             is_second=self.master_pid != 0,
         )
-        if self.control.file is not None:
-            self.steering.control_socket = self.control.file.path
+        self._note_control_socket()
+
+    def _note_control_socket(self) -> None:
+        self.steering.control_socket = "" if self.control.file is None else self.control.file.path
 
     def _stop_control_server(self) -> None:
         """Leave it open: how far the stop is can be asked as well. :meth:`stop` closes it."""
@@ -306,9 +309,8 @@ class AirflowArbiter(PlanDoer):
         """Notice that the predecessor is gone, and have its names."""
         was_second = self.master_pid != 0
         super().maybe_promote_master()
-        if was_second and self.master_pid == 0 and self.control.file is not None:
+        if was_second and self.master_pid == 0:
             self.control.take_name(self.cfg.control_socket or "")
-            self.steering.control_socket = self.control.file.path
 
     def _tell_if_off(self) -> None:
         if not self.policy.surge:

@@ -7,19 +7,19 @@ because no thread may live in a process that forks: nothing here waits, and what
 
 from __future__ import annotations
 
-import errno
 import math
-import os
 import select
 import socket
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from airflow_arbiter import events, meeting
+from airflow_arbiter import events
 from airflow_arbiter.connection import Answer, Connection
 from airflow_arbiter.meeting import Peer, SocketFile
+from airflow_arbiter.place import Place, UnavailableError
 from airflow_arbiter.wakeup import Wakeup
 
 MOST_CONNECTIONS = 16
@@ -37,6 +37,9 @@ _REST_S = 1.0
 
 _REFUSALS_APART_S = 60.0
 """Refusals that come faster than that are not all told."""
+
+_LOOK_S = 60.0
+"""Pause between two looks whether clients can find us."""
 
 _BACKLOG = 64
 
@@ -56,6 +59,9 @@ class Control:
         self._connections: list[Connection] = []
         self._rests_until = 0.0
         self._refused_at = -math.inf
+        self._wanted: Place | None = None
+        self._looks_at = 0.0
+        self._told = ""
         self.file: SocketFile | None = None
 
     # -- its life
@@ -65,43 +71,50 @@ class Control:
         """
         Listen, unless an earlier image of this process did already; where it cannot be, only tell.
 
-        :param path: where the operator wants it; empty for a private folder.
-        :param is_airflow: whether it is Airflow that is served.
-        :param is_second: whether this master stands beside its predecessor, which has the path.
+        :param path: as the others, see :class:`airflow_arbiter.place.Place`.
         """
-        if self._listener is not None:
-            return
+        self._wanted = Place(path=path, is_airflow=is_airflow, is_second=is_second)
+        self._looks_at = time.monotonic() + _LOOK_S
+        if self._listener is None:
+            self._open(self._wanted)
+
+    def _open(self, wanted: Place) -> None:
+        because = ""
         try:
-            self._open(path, is_airflow=is_airflow, is_second=is_second)
+            listener, file = wanted.listen(backlog=_BACKLOG)
+            self._close_listener()
+            self._listener, self.file = listener, file
+            if self._wakeup is not None:
+                self.attach(self._wakeup)
+            events.publish("control.listening", path=file.path)
+        except UnavailableError as error:
+            because = str(error)
         except Exception as error:
             # Whatever is wrong with the place, or with how it is named: the server serves without.
-            self._give_up(f"{type(error).__name__}: {error}")
+            because = f"{type(error).__name__}: {error}"
+            self._close()
+        if because and because != self._told:
+            events.publish("control.unavailable", level="warning", because=because)
+        self._told = because
 
-    def _open(self, path: str, *, is_airflow: bool, is_second: bool) -> None:
-        if not hasattr(socket, "SO_PEERCRED"):
-            self._give_up("this system does not tell who connects")
+    def _look(self) -> None:
+        """
+        See whether clients can find us, and listen anew where they cannot.
+
+        Whoever cleans up a temporary folder takes sockets along, and a place may come to be had later.
+        """
+        if self._wanted is None or time.monotonic() < self._looks_at:
             return
-        failures = []
-        for place in _places(path, is_airflow=is_airflow, is_second=is_second):
-            try:
-                if path:
-                    place.parent.mkdir(mode=0o700, exist_ok=True)
-                else:
-                    meeting.make_private(place.parent)
-                    meeting.sweep(place.parent)
-                self._listener, self.file = meeting.listen(place, backlog=_BACKLOG)
-            except OSError as error:
-                failures.append(f"{place}: {error.strerror or error}")
-            else:
-                if self._wakeup is not None:
-                    self.attach(self._wakeup)
-                events.publish("control.listening", path=str(place))
+        self._looks_at = time.monotonic() + _LOOK_S
+        try:
+            if self.file is not None:
+                self.file = self.file.refresh()
                 return
-        self._give_up("; ".join(failures))
-
-    def _give_up(self, because: str) -> None:
-        self.close()
-        events.publish("control.unavailable", level="warning", because=because)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return  # it is there, or cannot be told
+        self._open(self._wanted)
 
     def adopt(self, fd: int, told: Mapping[str, Any]) -> None:
         """
@@ -119,7 +132,7 @@ class Control:
             self.file = SocketFile.read(told)
         except Exception:
             events.publish_exception("control.failed")
-            self.close()
+            self._close()
 
     @property
     def fd(self) -> int:
@@ -134,26 +147,33 @@ class Control:
 
     def take_name(self, path: str) -> None:
         """Have the path that the operator wants, now that the predecessor is gone that had it."""
+        if self._wanted is not None:
+            self._wanted = replace(self._wanted, is_second=False)
         if path and self.file is not None:
             try:
-                if meeting.is_living(Path(path).absolute()):
-                    raise FileExistsError(errno.EEXIST, "another server answers there", path)
                 self.file = self.file.rename(Path(path).absolute())
             except OSError as error:
                 events.publish("control.unavailable", level="warning", because=f"{path}: {error}")
 
     def close(self) -> None:
-        """End it, and remove the file, if it is still ours."""
+        """End it for good, and remove the file, if it is still ours."""
+        self._wanted = None
+        self._close()
+
+    def _close(self) -> None:
         for connection in tuple(self._connections):
             self._drop(connection)
+        self._close_listener()
+        if self.file is not None:
+            self.file.remove()
+            self.file = None
+
+    def _close_listener(self) -> None:
         self._rests_until = 0.0
         if self._listener is not None:
             self._forget(self._listener)
             self._listener.close()
             self._listener = None
-        if self.file is not None:
-            self.file.remove()
-            self.file = None
 
     def abandon(self) -> None:
         """
@@ -167,7 +187,7 @@ class Control:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
-        self.file = None
+        self._wanted = self.file = None
 
     # -- a turn
     # ---------------------------------------------------------------------------------------------------
@@ -187,9 +207,10 @@ class Control:
         except Exception:
             # Nobody outside catches it: the server goes on without.
             events.publish_exception("control.failed")
-            self.close()
+            self._close()  # the next look opens it anew
 
     def _turn(self) -> None:
+        self._look()
         if self._listener is None or self._wakeup is None:
             return
         began_at = time.monotonic()
@@ -282,14 +303,6 @@ class Control:
     def _forget(self, sock: socket.socket) -> None:
         if self._wakeup is not None:
             self._wakeup.forget(sock.fileno())
-
-
-def _places(path: str, *, is_airflow: bool, is_second: bool) -> tuple[Path, ...]:
-    """Tell where the socket may be, the best place first."""
-    if path:
-        return (Path(f"{path}.2" if is_second else path).absolute(),)
-    own = meeting.name(os.getpid())
-    return tuple(folder / own for folder in meeting.folders(is_airflow=is_airflow))
 
 
 def _is_readable(sock: socket.socket) -> bool:

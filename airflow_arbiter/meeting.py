@@ -1,14 +1,16 @@
 """
 Where a server and its clients meet: the file of the control socket.
 
-Owns the choice of the folder, what makes it private, and how the sockets of the living are told from those
-that were left behind. Used by both ends; knows nothing of what is said there.
+Owns the folders, what makes one private, and how the sockets of the living are told from those that were left
+behind. Used by both ends; knows nothing of what is said there. Which folder a server takes is chosen in
+:mod:`airflow_arbiter.place`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import socket
@@ -24,13 +26,13 @@ LONGEST_PATH = 107
 """Bytes, of a Unix socket's path on Linux. Source: unix(7)."""
 
 _SUFFIX = ".sock"
-_STALE_AFTER_S = 10.0
-"""A younger socket may be another server's that is about to listen."""
-
 _CREDENTIALS = struct.Struct("iII")
 
-_MOST_STALE = 100
-"""What is looked at of a folder by a server that starts."""
+_MOST_FILES = 10_000
+"""What is looked at of a folder."""
+
+REFRESH_S = 86_400.0
+"""Age at which a socket's file is given a new time."""
 
 
 def folders(*, is_airflow: bool) -> tuple[Path, ...]:
@@ -143,14 +145,27 @@ class SocketFile:
             if SocketFile.of(Path(self.path)) == self:
                 Path(self.path).unlink()
 
+    def refresh(self) -> SocketFile:
+        """
+        Give it a new time, where it is old: whoever cleans up takes old files, other hosts' sweeps too.
+
+        :raises OSError: when it is not there any more.
+        """
+        found = SocketFile.of(Path(self.path))
+        if found != self or time.time() - found.identity[2] / 1e9 < REFRESH_S:
+            return self
+        os.utime(self.path, follow_symlinks=False)
+        return SocketFile.of(Path(self.path))
+
     def rename(self, path: Path) -> SocketFile:
         """
-        Give it another name.
+        Give it another name, where nobody answers; a socket that was left behind there goes.
 
         :raises OSError: when that cannot be, or it has become another's.
         """
         if SocketFile.of(Path(self.path)) != self:
             raise FileNotFoundError(errno.ENOENT, "it is not ours any more", self.path)
+        make_free(path)
         Path(self.path).rename(path)
         return SocketFile.of(path)
 
@@ -192,8 +207,7 @@ def listen(path: Path, *, backlog: int) -> tuple[socket.socket, SocketFile]:
     """
     if len(os.fsencode(path)) > LONGEST_PATH:
         raise OSError(errno.ENAMETOOLONG, f"the path is longer than {LONGEST_PATH} bytes", str(path))
-    if not _is_free(path):
-        raise OSError(errno.EADDRINUSE, "another server answers there", str(path))
+    make_free(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     umask = os.umask(0o177)
     try:
@@ -208,20 +222,19 @@ def listen(path: Path, *, backlog: int) -> tuple[socket.socket, SocketFile]:
         os.umask(umask)
 
 
-def _is_free(path: Path) -> bool:
+def make_free(path: Path) -> None:
     """
     Make a path free where only a dead server's socket is in the way.
 
     :raises OSError: when something else is.
     """
     if not os.path.lexists(path):
-        return True
+        return
     if not stat.S_ISSOCK(path.lstat().st_mode):
         raise FileExistsError(errno.EEXIST, "there is something that is no socket", str(path))
     if is_living(path):
-        return False
+        raise OSError(errno.EADDRINUSE, "another server answers there", str(path))
     path.unlink(missing_ok=True)
-    return True
 
 
 def is_living(path: Path) -> bool:
@@ -237,24 +250,17 @@ def is_living(path: Path) -> bool:
     return True
 
 
-def sweep(folder: Path) -> None:
-    """Remove the sockets of dead servers of this host."""
-    with contextlib.suppress(OSError):
-        for path in list(_sockets(folder))[:_MOST_STALE]:
-            with contextlib.suppress(OSError):
-                age_s = time.time() - path.lstat().st_mtime
-                if _is_of_this_host(path) and age_s > _STALE_AFTER_S:
-                    _is_free(path)
-
-
 # -- the client's end
 # -------------------------------------------------------------------------------------------------------
 
 
-def _sockets(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.iterdir()):
-        if path.suffix == _SUFFIX and path.is_socket():
-            yield path
+def sockets(folder: Path) -> Iterator[Path]:
+    """Find sockets that are named like ours. By the name first: a folder may be large, and far away."""
+    with os.scandir(folder) as entries:
+        for entry in itertools.islice(entries, _MOST_FILES):
+            path = folder / entry.name
+            if pid_of(path) is not None and path.is_socket():
+                yield path
 
 
 def living() -> list[Path]:
@@ -268,12 +274,13 @@ def living() -> list[Path]:
     for folder in folders(is_airflow=True):
         with contextlib.suppress(OSError):
             is_ours = folder.lstat().st_uid == os.geteuid() and not folder.is_symlink()
-            ours = filter(_is_of_this_host, _sockets(folder) if is_ours else ())
-            found += [path for path in ours if is_living(path)]
+            ours = filter(is_of_this_host, sockets(folder) if is_ours else ())
+            found += sorted(path for path in ours if is_living(path))
     return found
 
 
-def _is_of_this_host(path: Path) -> bool:
+def is_of_this_host(path: Path) -> bool:
+    """Whether a socket is, by its name, of a server beside us."""
     pid = pid_of(path)
     return pid is not None and path.name == name(pid)
 

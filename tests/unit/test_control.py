@@ -428,6 +428,70 @@ def test_a_place_that_cannot_even_be_named(
         assert [record.message for record in caplog.records] == ["control.unavailable"]
 
 
+def test_a_file_that_was_removed_is_made_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by whoever cleans up a temporary folder; who is connected stays, and it is looked after seldom."""
+    client = server.connect()
+    server.path.unlink()
+    server.turn()
+    assert not server.path.exists()
+    _let_it_look(server.control)
+    server.turn()
+    later = server.connect()
+    for each in (client, later):
+        each.ask()
+    server.turn()
+    assert [len(each.answers()) for each in (client, later)] == [1, 1]
+
+
+def test_a_place_is_had_later(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """Why it cannot be had is told once, not with each try."""
+    other = Control(server._answer)
+    other.attach(server.wakeup)
+    other.open(str(server.path), is_airflow=False, is_second=False)
+    _let_it_look(other)
+    other.turn()
+    assert [record.message for record in caplog.records].count("control.unavailable") == 1
+    server.control.close()
+    _let_it_look(other)
+    other.turn()
+    assert other.file is not None
+    assert meeting.is_living(server.path)
+    other.close()
+    _let_it_look(other)
+    other.turn()
+    assert not server.path.exists()
+
+
+def test_a_socket_that_has_failed_comes_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the next look."""
+    with monkeypatch.context() as patched:
+        patched.setattr(Peer, "of", lambda _sock: 1 / 0)
+        server.begin_to_connect()
+        server.turn()
+    assert not server.path.exists()
+    _let_it_look(server.control)
+    server.turn()
+    client = server.connect()
+    client.ask()
+    server.turn()
+    assert len(client.answers()) == 1
+
+
+def _let_it_look(of: Control) -> None:
+    """Let the time be over until it looks after its file."""
+    of._looks_at = 0.0
+
+
+def test_a_name_that_cannot_be_taken(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """A file that is no socket stays, and the socket keeps the name that it has."""
+    other = server.path.with_name("notes")
+    other.write_text("precious")
+    server.control.take_name(str(other))
+    assert [record.message for record in caplog.records] == ["control.listening", "control.unavailable"][1:]
+    assert other.read_text() == "precious"
+    assert meeting.is_living(server.path)
+
+
 def test_a_second_master_waits_for_the_name(server: Server) -> None:
     """Beside its predecessor it has a name of its own, and takes the other when that is gone."""
     second = Control(server._answer)

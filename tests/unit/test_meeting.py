@@ -8,12 +8,13 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from airflow_arbiter import meeting
+from airflow_arbiter import meeting, place
 from airflow_arbiter.meeting import SocketFile
 
 
@@ -181,18 +182,73 @@ def test_nobody_removes_anothers_file(folder: Path) -> None:
 
 
 def test_the_sweep_takes_the_dead_of_this_host(folder: Path) -> None:
-    """The living stay, those about to live, those of other hosts, and whatever else is there."""
+    """The living stay, those about to live, and whatever else is there; other hosts' only for some days."""
     living, dead, young = (folder / meeting.name(pid) for pid in (1, 2, 3))
-    kept = [young, folder / "elsewhere-4.sock", folder / "notes"]
-    for path in (dead, *kept[:2]):
+    forgotten, elsewhere = folder / "elsewhere-4.sock", folder / "elsewhere-5.sock"
+    kept = [young, elsewhere, folder / "notes", folder / "named.sock"]
+    for path in (dead, young, forgotten, elsewhere, folder / "named.sock"):
         _leave_behind(path)
-    kept[2].touch()
-    for path in (dead, *kept[1:]):
+    (folder / "notes").touch()
+    for path in (dead, forgotten, *kept[2:]):
         os.utime(path, (0, 0))
+    six_days_ago = time.time() - 6 * 86_400
+    os.utime(elsewhere, (six_days_ago, six_days_ago))
     listener, _ = meeting.listen(living, backlog=1)
     with listener:
-        meeting.sweep(folder)
+        os.utime(living, (0, 0))
+        place.sweep(folder)
         assert sorted(folder.iterdir()) == sorted([living, *kept])
+
+
+def test_the_sweep_has_an_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of other names cost no look at them, and however many sockets there are, the start goes on."""
+    looked_at = []
+    look = Path.is_socket
+
+    def note_and_look(path: Path) -> bool:
+        looked_at.append(path)
+        return look(path)
+
+    monkeypatch.setattr(Path, "is_socket", note_and_look)
+    monkeypatch.setattr(place, "_MOST_SOCKETS", 3)
+    for number in range(5):
+        (folder / f"notes-{number}").touch()
+        _leave_behind(folder / meeting.name(number))
+        os.utime(folder / meeting.name(number), (0, 0))
+    place.sweep(folder)
+    assert len(looked_at) == 3
+    assert len(list(folder.iterdir())) == 7
+
+
+def test_a_file_is_refreshed(folder: Path) -> None:
+    """Once a day, so that whoever cleans up leaves it alone; it stays ours."""
+    listener, file = meeting.listen(folder / "a.sock", backlog=1)
+    with listener:
+        assert file.refresh() == file
+        os.utime(file.path, (0, 0))
+        old = SocketFile.of(Path(file.path))
+        new = old.refresh()
+        assert new != old
+        assert time.time() - Path(file.path).lstat().st_mtime < 60
+        new.remove()
+        with pytest.raises(FileNotFoundError):
+            new.refresh()
+
+
+def test_another_name_is_free(folder: Path) -> None:
+    """A dead server's socket makes room; neither a living one does, nor what is no socket."""
+    listener, file = meeting.listen(folder / "a.sock", backlog=1)
+    other, _ = meeting.listen(folder / "other.sock", backlog=1)
+    (folder / "airflow.cfg").write_text("precious")
+    _leave_behind(folder / "dead.sock")
+    with listener, other:
+        with pytest.raises(OSError, match="another server answers there"):
+            file.rename(folder / "other.sock")
+        with pytest.raises(FileExistsError, match="no socket"):
+            file.rename(folder / "airflow.cfg")
+        assert (folder / "airflow.cfg").read_text() == "precious"
+        file.rename(folder / "dead.sock")
+        assert meeting.is_living(folder / "dead.sock")
 
 
 def test_a_client_finds_the_living(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,14 +259,14 @@ def test_a_client_finds_the_living(folder: Path, monkeypatch: pytest.MonkeyPatch
     places = meeting.folders(is_airflow=True)[:2]
     (folder / "home").mkdir()
     listeners: list[socket.socket] = []
-    for place in places:
-        meeting.make_private(place)
-        listeners.append(meeting.listen(place / meeting.name(17), backlog=1)[0])
-        _leave_behind(place / meeting.name(9))
-        listeners.append(meeting.listen(place / "elsewhere-7.sock", backlog=1)[0])
+    for where in places:
+        meeting.make_private(where)
+        listeners.append(meeting.listen(where / meeting.name(17), backlog=1)[0])
+        _leave_behind(where / meeting.name(9))
+        listeners.append(meeting.listen(where / "elsewhere-7.sock", backlog=1)[0])
     try:
         found = [path for path in meeting.living() if folder in path.parents]
-        assert found == [place / meeting.name(17) for place in places]
+        assert found == [where / meeting.name(17) for where in places]
     finally:
         for listener in listeners:
             listener.close()
