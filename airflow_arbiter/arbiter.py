@@ -243,8 +243,8 @@ class AirflowArbiter(PlanDoer):
         if self.SIG_QUEUE.empty():
             self.wakeup.wait(min(timeout, self.wake_in_s, self.control.wake_in_s))
         self.turns.begin()
-        self.control.turn()  # before the pool's: what is asked for here is done at once
         self._note_control_socket()
+        self.control.turn()  # before the pool's: what is asked for here is done at once
         signals: list[int] = []
         while not self.SIG_QUEUE.empty():
             sig = self.SIG_QUEUE.get_nowait()

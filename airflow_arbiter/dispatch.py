@@ -278,7 +278,7 @@ def _seen(worker: WorkerReport) -> dict[str, Any]:
         "pid": worker.pid,
         "age": worker.age,
         "requests": worker.requests,
-        "booted": worker.state != "booting",
+        "booted": worker.booted,
         "aborted": worker.state == "killed",
         "last_heartbeat": worker.beat_ago_s,
         "state": worker.state,

@@ -142,6 +142,7 @@ class WorkerReport:
     :param age: its number, by the order of spawning.
     :param state: ``listening`` takes requests without having proved itself, ``ready`` has proved itself and
         does not count yet (or falls silent), ``available`` counts.
+    :param booted: whether it has ever listened, whatever has become of it since.
     :param requests: requests answered since birth.
     :param in_flight: requests being answered.
     :param private_bytes: memory that it shares with nobody; None before the first sample.
@@ -154,6 +155,7 @@ class WorkerReport:
     age: int
     generation: int
     state: WorkerState
+    booted: bool
     uptime_s: float
     requests: int
     in_flight: int

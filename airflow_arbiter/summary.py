@@ -115,6 +115,7 @@ def _worker(worker: WorkerView, view: PoolView, policy: RolloutPolicy) -> Worker
         age=worker.age,
         generation=worker.generation,
         state=_state(worker, view, policy),
+        booted=worker.listening_at is not None,
         uptime_s=round(view.now - worker.spawned_at, 3),
         requests=worker.requests,
         in_flight=worker.in_flight,

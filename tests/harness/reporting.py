@@ -21,6 +21,7 @@ _WORKER = WorkerReport(
     age=1,
     generation=1,
     state="available",
+    booted=True,
     uptime_s=60.0,
     requests=10,
     in_flight=0,

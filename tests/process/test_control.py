@@ -26,7 +26,7 @@ from harness.server import Server
 from harness.starting import Start
 from harness.waiting import eventually
 
-from airflow_arbiter import client
+from airflow_arbiter import client, meeting
 
 # -- the place
 # -------------------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def test_over_an_upgrade(serve: Start, place: Path) -> None:
     server = serve(f"--control-socket={path}", workers=1)
     server.send(signal.SIGUSR2)
     second = Path(f"{path}.2")
-    eventually(second.exists, what="the second master's socket")
+    eventually(lambda: meeting.is_living(second), what="the second master's socket")
     config = [client.ask(asked, "show config")["control_socket"] for asked in (path, second)]
     assert config == [str(path), str(second)]
     identity = second.stat().st_ino

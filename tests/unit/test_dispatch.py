@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -172,6 +173,10 @@ def test_gunicorns_questions(ask: Any, wheel: Wheel) -> None:
         "generation": 1,
     }
     assert (shown["workers"][1]["booted"], shown["workers"][1]["last_heartbeat"]) == (False, None)
+    left_early = replace(REPORT.workers[1], state="draining")
+    wheel.report = lambda: replace(REPORT, workers=(left_early,))  # type: ignore[method-assign]
+    assert [worker["booted"] for worker in ask("show workers")["workers"]] == [False]
+    del wheel.report
     assert [worker["pid"] for worker in ask("show all")["web_workers"]] == [101, 102]
     stats = ask("show stats")
     names = ("pid", "uptime", "workers_current", "workers_target", "workers_spawned", "reloads")

@@ -127,6 +127,7 @@ def test_a_worker_with_everything() -> None:
             age=3,
             generation=1,
             state="available",
+            booted=True,
             uptime_s=501.0,
             requests=12,
             in_flight=2,
@@ -137,6 +138,16 @@ def test_a_worker_with_everything() -> None:
             due="requests",
         ),
     )
+
+
+def test_who_leaves_before_it_has_booted_has_not() -> None:
+    """Its state tells no more by then."""
+    workers = told(look(leaving(booting(1)), killed(leaving(ready(2))), listening(3), target=1)).workers
+    assert [(worker.state, worker.booted) for worker in workers] == [
+        ("draining", False),
+        ("killed", True),
+        ("listening", True),
+    ]
 
 
 def test_workers_are_told_oldest_first() -> None:
