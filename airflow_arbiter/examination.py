@@ -45,17 +45,17 @@ def examine(arguments: Sequence[str]) -> Findings:
     Boot a server of one worker, look at it, and end it.
 
     :param arguments: of ``python -m airflow_arbiter``: an app, options.
-    :raises ArbiterError: when it does not come up, or there is no room for it.
+    :raises ArbiterError: when it does not come up, there is no room for it, or it goes meanwhile.
     """
-    running = _running()
-    _make_sure_of_room(_room_bytes(memory.Container()), running)
-    with _ending_by_signals(), tempfile.TemporaryDirectory(prefix="arbiter") as made:
-        folder = Path(made)
-        with _serving(arguments, folder) as process:
-            try:
+    try:
+        running = _running()
+        _make_sure_of_room(_room_bytes(memory.Container()), running)
+        with _ending_by_signals(), tempfile.TemporaryDirectory(prefix="arbiter") as made:
+            folder = Path(made)
+            with _serving(arguments, folder) as process:
                 return _look(process, folder, running)
-            except psutil.Error as error:
-                raise ArbiterError(f"the server that was to be measured has gone: {error}") from error
+    except (psutil.Error, OSError) as error:
+        raise ArbiterError(f"it could not be measured: {error}") from error
 
 
 def _running() -> tuple[Running, ...]:

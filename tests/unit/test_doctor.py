@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,3 +113,34 @@ def test_the_room_of_a_container(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("100")
     (tmp_path / "memory.current").write_text("90")
     assert examination._room_bytes(Container(tmp_path, "/")) == 10
+
+
+def test_what_the_system_refuses_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As an error of ours, for one line."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(ArbiterError, match=r"could not be measured: .*No such file"):
+        examination.examine(["hello:app"])
+
+
+@pytest.mark.parametrize("is_asked_again", [False, True])
+def test_a_server_that_does_not_leave_is_killed(
+    monkeypatch: pytest.MonkeyPatch, is_asked_again: bool
+) -> None:
+    """Once the time is over, or at once with a second Ctrl-C."""
+    code = "import signal; signal.signal(15, signal.SIG_IGN); print(flush=True); signal.pause()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True, bufsize=0
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        process.stdout.read(1)
+    if is_asked_again:
+        before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            examination._end(process)
+        signal.signal(signal.SIGALRM, before)
+    else:
+        monkeypatch.setattr(examination, "_LEAVE_S", 0.2)
+        examination._end(process)
+    assert process.poll() == -signal.SIGKILL
