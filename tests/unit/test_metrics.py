@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from gunicorn.config import Config
-from harness.reporting import a_report, a_worker
+from harness.reports import a_report, a_worker
 from prometheus_client.parser import text_string_to_metric_families
 
 from airflow_arbiter import logfiles, telemetry

@@ -19,6 +19,7 @@ from harness.planning import (
     ready,
     struck,
 )
+from harness.reports import QUIET, SERVER
 
 from airflow_arbiter.conditions import OFF
 from airflow_arbiter.orders import GivenUp, Orders
@@ -29,38 +30,9 @@ from airflow_arbiter.report import (
     ReloadReport,
     Report,
     RolloutReport,
-    ServerReport,
     WorkerReport,
 )
 from airflow_arbiter.summary import NO_MEMORY, summarize
-
-SERVER = ServerReport(
-    pid=1,
-    title="master [api]",
-    app="module:app",
-    version="1",
-    gunicorn_version="27",
-    listeners=("http://127.0.0.1:8080",),
-    uptime_s=5.0,
-    generation=1,
-    preload=True,
-    stopping=False,
-    longest_turn_ms=2.5,
-    slow_turns=0,
-    control_socket="",
-)
-QUIET = RolloutReport(
-    phase="idle",
-    reasons=(),
-    replaced=0,
-    due=0,
-    running_s=None,
-    retry_in_s=None,
-    because="",
-    revision=0,
-    completed=0,
-    aborted=0,
-)
 
 
 def told(view: PoolView, policy: RolloutPolicy = POLICY) -> Report:

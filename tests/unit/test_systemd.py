@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness.reporting import a_report, a_worker
+from harness.reports import a_report, a_worker
 
 from airflow_arbiter.report import ReloadReport, Report
 from airflow_arbiter.systemd import Notifier, Told, hushed, news, tell, words
