@@ -27,7 +27,7 @@ from typing import Any
 
 from uvicorn.config import Config
 
-from airflow_arbiter import events, fork_safety
+from airflow_arbiter import events, fork_safety, immortal
 from airflow_arbiter.health import ASGIApp, Outcome, ProbeResult, describe, probe
 
 LIMIT_S = 20.0
@@ -109,17 +109,24 @@ def settle(app: Any) -> None:
     """
     Make what is there now the part of memory that all workers share.
 
-    Frozen objects are no longer visited by a worker's garbage collector, which would write to each of them,
-    and so copy their pages. The allocator's free pages are given back, before they are copied.
+    Immortal objects are not written to when they are looked at. Frozen ones are no longer visited by a
+    worker's garbage collector, which would write to each of them, and so copy their pages. The allocator's
+    free pages are given back, before they are copied.
 
     :param app: the gunicorn application.
     """
+    began_at = time.monotonic()
     gc.collect()
+    is_immortal = app.cfg.immortal_preload and not immortal.reason_against()
+    if is_immortal:
+        immortal.immortalize_heap()
     gc.freeze()
     with contextlib.suppress(AttributeError, OSError):  # glibc's only
         ctypes.CDLL(None).malloc_trim(0)
     # Once more, for new pools: a frozen one is never collected, and so keeps what connections it may get.
     _release(app)
+    seconds = round(time.monotonic() - began_at, 3)
+    events.publish("preload.settled", immortal=is_immortal, seconds=seconds)
 
 
 def _release(app: Any) -> None:

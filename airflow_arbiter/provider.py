@@ -140,6 +140,7 @@ def _arbiter_options() -> dict[str, Any]:
         "worker_refresh_interval": conf.getint("api", "worker_refresh_interval", fallback=0),
         "worker_refresh_batch_size": conf.getint("api", "worker_refresh_batch_size", fallback=1),
         "reload_on_plugin_change": conf.getboolean("api", "reload_on_plugin_change", fallback=False),
+        "immortal_preload": conf.getboolean("api", "immortal_preload", fallback=True),
         "memory_merge": conf.getboolean("api", "memory_merge", fallback=False),
         "health_check_path": conf.get("api", "health_check_path", fallback="") or _health_path(),
         "warmup_path": _warmup_paths(),

@@ -76,6 +76,12 @@ _OPTIONS = {
         "What follows where plugins have started threads, opened connections or run event loops before\n"
         "workers are forked: ``warn`` names them, ``strict`` refuses to start, ``off`` does not look.",
     ),
+    "immortal_preload": _option(
+        "boolean",
+        "True",
+        "Keep what the master has loaded before the first fork out of Python's counting of references, so\n"
+        "that workers go on sharing it. On CPython 3.12 and 3.13.",
+    ),
     "memory_merge": _option(
         "boolean",
         "False",

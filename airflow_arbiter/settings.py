@@ -164,6 +164,22 @@ class ForkSafety(_InOurSection, Setting):
         """
 
 
+class ImmortalPreload(_InOurSection, Setting):
+    name = "immortal_preload"
+    cli = ["--no-immortal-preload"]
+    action = "store_const"
+    const = False
+    validator = validate_bool
+    default = True
+    desc = """\
+        Keep what the master has preloaded out of Python's counting of references, so that it stays shared.
+
+        With ``preload_app``, on CPython 3.12 and 3.13; elsewhere nothing happens. Objects that were there
+        before the first fork are never freed, in the master and in its workers, but for those that have
+        something to do at their end, such as files.
+        """
+
+
 class MemoryMerge(_InOurSection, Setting):
     name = "memory_merge"
     cli = ["--memory-merge"]
@@ -309,6 +325,7 @@ OURS: tuple[type[Setting], ...] = (
     TerminationGracePeriod,
     WarmupPath,
     ForkSafety,
+    ImmortalPreload,
     MemoryMerge,
     ReloadOnPluginChange,
     ReloadPath,

@@ -14,6 +14,8 @@ from harness.load import Load
 from harness.starting import HARNESS, SetFault, Start
 from harness.waiting import eventually
 
+from airflow_arbiter import immortal
+
 LEAVING = [sys.executable, "-m", "airflow_arbiter", "leaving:app", "--preload"]
 
 FOUND = {
@@ -48,7 +50,18 @@ def test_threads_of_the_warm_up_are_gone_before_the_fork(serve: Start) -> None:
 def test_nothing_is_warmed_up_unasked(serve: Start) -> None:
     """Without a path there is no warm-up, and nothing is said of it."""
     server = serve("--preload", workers=1)
-    assert "preload." not in server.log()
+    assert "preload.warm" not in server.log()
+
+
+@pytest.mark.parametrize("switch", [(), ("--no-immortal-preload",)])
+def test_what_is_preloaded_becomes_immortal(serve: Start, switch: tuple[str, ...]) -> None:
+    """Where Python can, and unless it is not wanted; the server serves and ends as ever."""
+    server = serve("--preload", *switch, workers=2)
+    (settled,) = server.events("preload.settled")
+    assert settled.values["immortal"] == str(not switch and not immortal.reason_against())
+    assert server.answers()
+    server.send(signal.SIGTERM)
+    assert server.wait_exit() == 0
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ ACCEPTED: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
         (
             "spew", "check_config", "print_config", "preload_app", "daemon", "initgroups", "capture_output",
             "syslog", "enable_stdio_inheritance", "reload_on_plugin_change", "memory_merge",
-            "control_socket_disable",
+            "immortal_preload", "control_socket_disable",
         ),
     ),
     ("switches that stay off", ("None", "False"), ("reload", "reuse_port")),

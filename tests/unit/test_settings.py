@@ -25,6 +25,7 @@ NAMES = [
     "termination_grace_period",
     "warmup_path",
     "fork_safety",
+    "immortal_preload",
     "memory_merge",
     "reload_on_plugin_change",
     "reload_path",
@@ -49,6 +50,7 @@ ALLOWED = {
     "worker_min_lifetime": "a number from 0 to 31536000",
     "warmup_path": "paths that start with '/'",
     "fork_safety": "warn, strict or off",
+    "immortal_preload": "True or False",
     "memory_merge": "True or False",
     "reload_on_plugin_change": "True or False",
     "reload_path": "a list of text",
@@ -73,7 +75,8 @@ def test_ours_are_all() -> None:
 def test_each_has_what_the_documentation_shows(setting: Any) -> None:
     """A description that opens with a sentence, a flag of its own name, and our section."""
     assert setting.section == "Airflow arbiter"
-    assert setting.cli == [f"--{setting.name.replace('_', '-')}"]
+    prefix = "--no-" if setting.default is True else "--"  # as gunicorn's --no-sendfile
+    assert setting.cli == [prefix + setting.name.replace("_", "-")]
     assert re.match(r"[A-Z][^\n]*[.;]", setting.desc.strip())
     assert setting.short.endswith(".")
 
@@ -98,6 +101,7 @@ def test_defaults(cfg: Any) -> None:
         "termination_grace_period": 0.0,
         "warmup_path": [],
         "fork_safety": "warn",
+        "immortal_preload": True,
         "memory_merge": False,
         "worker_max_memory": 0,
         "worker_memory_interval": 10.0,
@@ -160,7 +164,7 @@ def test_good_value(cfg: Any, name: str, value: object, expected: object) -> Non
 
 NO_NUMBERS_AT_ALL = (
     "health_check_path", "log_format", "reload_path", "reload_on_plugin_change", "warmup_path", "fork_safety",
-    "memory_merge",
+    "immortal_preload", "memory_merge",
 )  # fmt: skip
 NUMBERS = [name for name in NAMES if name not in NO_NUMBERS_AT_ALL]
 NO_NUMBERS: list[object] = [
