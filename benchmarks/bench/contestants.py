@@ -74,6 +74,7 @@ class Granian(Server):
 SERVERS: tuple[type[Server], ...] = (Ours, AirflowGunicorn, Uvicorn, Gunicorn, Granian)
 LABELS = {kind.name: kind.label for kind in SERVERS}
 LABELS["ours-merging"] = "airflow_arbiter, memory_merge"
+LABELS["ours-no-schema"] = "airflow_arbiter, warm-up without the schema"
 
 
 def longest_turn_ms(log: str) -> float | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bench.load import OK
 from bench.results import OURS, Results
 
 
@@ -44,18 +46,31 @@ def _ratio(case: str, key: str, to: str) -> Callable[[Results], float | None]:
 
 
 def _slowest_rolling_to_steady(results: Results) -> float | None:
-    steady = results.values("airflow-latency 4", OURS, "steady_max_ms")
-    rolling = results.values("airflow-latency 4", OURS, "rolling_max_ms")
-    return max(rolling) / max(steady) if steady and rolling else None
+    case = "airflow-latency 4"
+    steady, rolling = (results.values(case, OURS, key) for key in ("steady_max_ms", "rolling_max_ms"))
+    if not (steady and rolling and _all_were_whole(results, case)):
+        return None
+    answered = results.total(case, OURS, "rolling_outcomes")
+    # A request that failed was as slow as can be.
+    return max(rolling) / max(steady) if answered.total() == answered[OK] else math.inf
 
 
 def _lost(results: Results) -> float | None:
     failed = results.values("lost 4", OURS, "failed")
-    return sum(failed) if failed else None
+    return sum(failed) if failed and _all_were_whole(results, "lost 4") else None
 
 
 def _away(results: Results) -> float | None:
-    return min(results.values("held 4", OURS, "fewest_listening"), default=None)
+    fewest = results.values("held 4", OURS, "fewest_listening")
+    return min(fewest) if fewest and _all_were_whole(results, "held 4") else None
+
+
+def _all_were_whole(results: Results, case: str) -> bool:
+    """Whether every roll was seen to its end, under the conditions that were wanted."""
+    return all(
+        figures.get("seconds") is not None and not figures.get("note")
+        for figures in results.figures(case, OURS)
+    )
 
 
 def _memory(mode: str, limit: float, to: str) -> tuple[Goal, ...]:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from bench import boots, rolls, serving
-from bench.airflow import MODES, OursMerging
+from bench.airflow import MODES, OursMerging, OursWithoutSchema
 from bench.contestants import SERVERS
 from bench.results import Figures
 from bench.server import Server
@@ -68,7 +68,7 @@ class Step:
         return self.measure.take(self.kinds, self.workers)
 
 
-KINDS: Kinds = (*SERVERS, OursMerging)
+KINDS: Kinds = (*SERVERS, OursMerging, OursWithoutSchema)
 """All names that can be chosen. Those of ``MODES`` are among them."""
 
 
@@ -107,10 +107,12 @@ def measures(*, quick: bool) -> tuple[Measure, ...]:
         Measure(name="held", sizes=(4,), kinds=tiny,
                 take=one(rolls.measure_held, hold_s=7.0 if quick else rolls.HOLD_S),
                 at_most=tuple((kind.name, 4, 1) for kind in tiny)),
-        Measure(name="memory", sizes=(4,) if quick else (1, 4, 8), kinds=(*airflow, OursMerging),
+        Measure(name="memory", sizes=(4,) if quick else (1, 4, 8),
+                kinds=(*airflow, OursMerging, OursWithoutSchema),
                 take=one(boots.measure_memory),
                 at_most=(*((kind.name, size, 1) for kind in airflow for size in (1, 8)),
-                         (OursMerging.name, 1, 0), (OursMerging.name, 4, 1), (OursMerging.name, 8, 1))),
+                         (OursMerging.name, 1, 0), (OursMerging.name, 4, 1), (OursMerging.name, 8, 1),
+                         (OursWithoutSchema.name, 1, 0), (OursWithoutSchema.name, 8, 0))),
         Measure(name="airflow-latency", sizes=(4,), kinds=airflow, take=one(serving.measure_airflow_latency),
                 at_most=(("ours", 4, 2), ("airflow", 4, 1), ("uvicorn", 4, 1))),
     )  # fmt: skip
@@ -125,15 +127,16 @@ def steps(chosen: Iterable[Measure], servers: Iterable[str], repetitions: int) -
     """
     chosen, servers = list(chosen), set(servers)
     for repetition in range(repetitions):
-        for measure in chosen:
-            for workers in measure.sizes:
+        for number, measure in enumerate(chosen):
+            for place, workers in enumerate(measure.sizes):
                 kinds = [
                     kind
                     for kind in measure.kinds
                     if kind.name in servers
                     and repetition < measure.repetitions(kind.name, workers, repetitions)
                 ]
-                turn = repetition % max(1, len(kinds))
+                # Not only by the repetition: what is measured once would always begin with ours.
+                turn = (repetition + number + place) % max(1, len(kinds))
                 kinds = kinds[turn:] + kinds[:turn]
                 for group in [kinds] if measure.at_once and kinds else [[kind] for kind in kinds]:
                     yield Step(

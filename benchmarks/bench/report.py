@@ -29,17 +29,18 @@ class Row:
     cell: Cell
 
 
-def figure(key: str, form: str, *, has_ratio: bool = True) -> Cell:
+def figure(key: str, form: str, *, has_ratio: bool = True, is_for_all: bool = True) -> Cell:
     """
     Make a cell of one figure: its median, its range, its ratio to ours, and how often it was taken.
 
     :param form: of one number, as for :meth:`str.format`.
+    :param is_for_all: whether others than ours have it.
     """
 
     def write(results: Results, case: str, server: str) -> str:
         values = results.values(case, server, key)
         if not values:
-            return _missing(results, case, server)
+            return _missing(results, case, server) if is_for_all or server == OURS else "-"
         text = spread(values, form)
         ratio = results.ratio(case, server, key) if has_ratio and server != OURS else None
         if ratio is not None:
@@ -82,7 +83,7 @@ TABLES: tuple[tuple[str, str, tuple[Row, ...]], ...] = (
     ("rolls", "Rolls of the tiny app", (
         Row(measure="roll", title="roll {workers} idle workers, s", cell=figure("seconds", "{:.2f}")),
         Row(measure="roll", title="longest turn of our master, {workers} workers, boot and roll, ms",
-            cell=figure("longest_turn_ms", MS, has_ratio=False)),
+            cell=figure("longest_turn_ms", MS, has_ratio=False, is_for_all=False)),
         Row(measure="lost", title="requests failed in a roll of {workers} workers under full load",
             cell=failures("outcomes")),
         Row(measure="lost", title="that roll, s", cell=figure("seconds", "{:.2f}")),

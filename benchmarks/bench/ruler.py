@@ -118,13 +118,14 @@ def watch_roll(
     :param begins_by_age: whether the clock starts at the first new process instead of now.
     :param begin_limit_s: seconds to wait for the first new process.
     :param limit_s: seconds that the roll may take.
-    :param look: called at each look while the roll goes on.
+    :param look: called at each look, from now on: some stop old workers before a new one is there.
     """
     if begins_by_age and pool.children() - before:
         return Roll(seconds=None, note="began before it was looked for")
     asked_at = time.monotonic()
     first_new_at: float | None = None
     while True:
+        look()
         now = time.monotonic()
         new = pool.children() - before
         if first_new_at is None:
@@ -133,7 +134,6 @@ def watch_roll(
             elif now - asked_at > begin_limit_s:
                 return Roll(seconds=None, note=f"no new worker within {begin_limit_s:g} s")
         else:
-            look()
             began_at = first_new_at if begins_by_age else asked_at
             first_new_s = first_new_at - asked_at
             left = sum((PROC / str(pid)).exists() for pid in old)

@@ -164,7 +164,8 @@ class Server(ABC):
             "AIRFLOW_HOME": str(self._home / "airflow"),
             "AIRFLOW__API__WORKER_REFRESH_INTERVAL": str(self.refresh_s),
             "PYTHONPATH": os.pathsep.join([str(SERVED), str(ROOT)]),
-            "PYTHONDONTWRITEBYTECODE": "1",
+            # As an installer does: otherwise those who are imported from a checkout are compiled each time.
+            "PYTHONDONTWRITEBYTECODE": "",
         }
 
     def _stop(self) -> None:

@@ -24,6 +24,14 @@ AFTER_ROLL_S = 1.5
 
 AIRFLOW_AFTER_ROLL_S = 4.0
 
+ROLLING_S = 7.0
+AIRFLOW_ROLLING_S = 12.0
+"""
+The window of the percentiles while rolling, from the begin of the roll: the same for all.
+
+Otherwise a roll that takes long would thin out what it costs by what goes on as ever.
+"""
+
 AGE_MARGIN_S = 0.5
 TINY_CLIENTS = 16
 TINY_PERIOD_S = 0.04
@@ -56,6 +64,7 @@ def measure_latency(kind: type[Server], workers: int) -> dict[str, Any]:
             Pace(server.port, clients=TINY_CLIENTS, period_s=TINY_PERIOD_S),
             steady_s=STEADY_S,
             after_s=AFTER_ROLL_S,
+            window_s=ROLLING_S,
         )
 
 
@@ -72,35 +81,50 @@ def measure_airflow_latency(kind: type[AirflowServer], workers: int) -> dict[str
             paths=ENDPOINTS,
             token=server.token(),
         )
-        return _over_a_roll(server, pace, steady_s=AIRFLOW_STEADY_S, after_s=AIRFLOW_AFTER_ROLL_S)
+        return _over_a_roll(
+            server,
+            pace,
+            steady_s=AIRFLOW_STEADY_S,
+            after_s=AIRFLOW_AFTER_ROLL_S,
+            window_s=AIRFLOW_ROLLING_S,
+        )
 
 
-def _over_a_roll(server: Server, pace: Pace, *, steady_s: float, after_s: float) -> dict[str, Any]:
+def _over_a_roll(
+    server: Server, pace: Pace, *, steady_s: float, after_s: float, window_s: float
+) -> dict[str, Any]:
     with pace:
         began_at = time.monotonic()
         time.sleep(steady_s)
         roll = follow(server)
-        time.sleep(after_s)
-    return {**facts(roll), **phases(pace.samples, roll, began_at)}
+        rest_s = 0.0 if roll.began_at is None else roll.began_at + window_s - time.monotonic()
+        time.sleep(max(after_s, rest_s))
+    return {**facts(roll), **phases(pace.samples, roll, began_at, window_s)}
 
 
-def phases(samples: Sequence[Sample], roll: Roll, began_at: float) -> dict[str, Any]:
+def phases(samples: Sequence[Sample], roll: Roll, began_at: float, window_s: float) -> dict[str, Any]:
     """
     Tell the latencies before a roll apart from those during it.
 
     :param began_at: what was due before is not counted: the clients were connecting.
+    :param window_s: of the percentiles during the roll; the slowest is of all of it.
     """
     rolls_at = roll.began_at or began_at
     found: dict[str, Any] = {}
-    for phase, taken in (
-        ("steady", [one for one in samples if began_at <= one.due_at < rolls_at]),
-        ("rolling", [one for one in samples if roll.began_at is not None and one.due_at >= rolls_at]),
+    for phase, taken, until in (
+        ("steady", [one for one in samples if began_at <= one.due_at < rolls_at], rolls_at),
+        (
+            "rolling",
+            [one for one in samples if roll.began_at is not None and one.due_at >= rolls_at],
+            rolls_at + window_s,
+        ),
     ):
-        took_ms = [one.took_s * 1000 for one in taken if one.outcome == OK]
+        answered = [one for one in taken if one.outcome == OK]
+        took_ms = [one.took_s * 1000 for one in answered if one.due_at < until]
         if took_ms:
             found[f"{phase}_p50_ms"] = round(percentile(took_ms, 50), 3)
             found[f"{phase}_p99_ms"] = round(percentile(took_ms, 99), 3)
-            found[f"{phase}_max_ms"] = round(max(took_ms), 3)
+            found[f"{phase}_max_ms"] = round(max(one.took_s * 1000 for one in answered), 3)
         found[f"{phase}_requests"] = len(taken)
         found[f"{phase}_outcomes"] = dict(Counter(one.outcome for one in taken))
     return found

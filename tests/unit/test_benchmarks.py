@@ -96,19 +96,20 @@ def test_what_was_not_measured_has_no_figure() -> None:
 
 
 def test_requests_are_counted_before_a_roll_and_during_it() -> None:
-    """A request belongs to the time when it was due; one that failed has no latency."""
+    """One belongs to the time when it was due; one that failed has no latency; percentiles have a window."""
     samples = [
         Sample(due_at=9.0, took_s=9.0, outcome="ok"),
         Sample(due_at=10.0, took_s=0.001, outcome="ok"),
         Sample(due_at=12.0, took_s=0.005, outcome="ok"),
         Sample(due_at=12.1, took_s=0.007, outcome="reset"),
+        Sample(due_at=19.0, took_s=0.009, outcome="ok"),
     ]
-    found = phases(samples, Roll(seconds=1.0, began_at=11.0), began_at=10.0)
+    found = phases(samples, Roll(seconds=9.0, began_at=11.0), began_at=10.0, window_s=5.0)
     assert found == {
         "steady_p50_ms": 1.0, "steady_p99_ms": 1.0, "steady_max_ms": 1.0,
         "steady_requests": 1, "steady_outcomes": {"ok": 1},
-        "rolling_p50_ms": 5.0, "rolling_p99_ms": 5.0, "rolling_max_ms": 5.0,
-        "rolling_requests": 2, "rolling_outcomes": {"ok": 1, "reset": 1},
+        "rolling_p50_ms": 5.0, "rolling_p99_ms": 5.0, "rolling_max_ms": 9.0,
+        "rolling_requests": 3, "rolling_outcomes": {"ok": 2, "reset": 1},
     }  # fmt: skip
 
 
@@ -152,10 +153,11 @@ def test_every_goal_can_be_judged() -> None:
         memory_8={"ours": [{"asked_tree_mib": 420, "schema_tree_mib": 460}]},
         rate_1={"ours": [{"per_s": [1000]}], "gunicorn": [{"per_s": [1000]}]},
         roll_24={"ours": [{"seconds": 2.0}], "airflow": [{"seconds": 28.0}]},
-        lost_4={"ours": [{"failed": 0}]},
-        held_4={"ours": [{"fewest_listening": 4}]},
+        lost_4={"ours": [{"failed": 0, "seconds": 1.0}]},
+        held_4={"ours": [{"fewest_listening": 4, "seconds": 14.0}]},
     )
-    cases: Cases = {"airflow-latency 4": {"ours": [{"steady_max_ms": 40, "rolling_max_ms": 50}]}}
+    latency = {"steady_max_ms": 40, "rolling_max_ms": 50, "rolling_outcomes": {"ok": 9}, "seconds": 2.0}
+    cases: Cases = {"airflow-latency 4": {"ours": [latency]}}
     verdicts = {goal.asks: goal.row(Results({**whole.cases, **cases}))[3] for goal in GOALS}
     assert [asks for asks, verdict in verdicts.items() if verdict == "**not met**"] == [
         "memory of 4 Airflow workers after requests, of Airflow's gunicorn mode, with the schema",
@@ -166,6 +168,28 @@ def test_every_goal_can_be_judged() -> None:
     ]
     assert "not measured" not in verdicts.values()
     assert all("not measured" in line for line in goals(results())[2:])
+
+
+@pytest.mark.parametrize(
+    ("case", "figures"),
+    [
+        ("lost 4", {"failed": 0, "seconds": None, "note": "no new worker within 30 s"}),
+        ("held 4", {"fewest_listening": 4, "seconds": 9.0, "note": "only 0 of 4 workers held a request"}),
+        ("airflow-latency 4", {"steady_max_ms": 40, "rolling_max_ms": 4, "seconds": None}),
+    ],
+)
+def test_a_roll_that_was_not_seen_meets_no_goal(case: str, figures: dict[str, Any]) -> None:
+    """Nothing was lost in a roll that never came: that is no measurement."""
+    verdicts = {goal.row(Results({case: {"ours": [figures]}}))[3] for goal in GOALS}
+    assert verdicts == {"not measured"}
+
+
+def test_a_request_that_failed_while_rolling_was_slow() -> None:
+    """However quick the others were."""
+    latency = {"steady_max_ms": 40, "rolling_max_ms": 4, "seconds": 2.0}
+    found = Results({"airflow-latency 4": {"ours": [{**latency, "rolling_outcomes": {"ok": 9, "reset": 1}}]}})
+    (verdict,) = {goal.row(found)[3] for goal in GOALS} - {"not measured"}
+    assert verdict == "**not met**"
 
 
 def test_a_cell_has_median_range_ratio_and_count() -> None:
@@ -228,7 +252,7 @@ def test_some_measure_all_servers_in_one_step() -> None:
         pytest.param(
             ["--only", "memory", "--skip", "uvicorn"],
             {"memory"},
-            {"ours", "ours-merging", "airflow", "gunicorn", "granian"},
+            {"ours", "ours-merging", "ours-no-schema", "airflow", "gunicorn", "granian"},
             id="only a measurement leaves the servers",
         ),
     ],
