@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import interpreters
 import pytest
 from bench import cli, pages
 from bench.contestants import longest_turn_ms
@@ -272,3 +273,19 @@ def test_the_command_that_is_told_names_no_file(tmp_path: Path) -> None:
     options = cli.parse(["--quick", "--skip", "granian", "--json", str(tmp_path / "x.json")])
     assert cli.command(options) == "python benchmarks --repetitions 1 --skip granian --quick"
     assert str(tmp_path) not in json.dumps(cli.command(options))
+
+
+# -- interpreters --------------------------------------------------------------------------------------------
+
+
+def test_the_page_of_interpreters_compares_each_with_its_own_others() -> None:
+    """Ours as a part of Airflow's modes on the same Python; what was not measured is a dash."""
+    machine = dict.fromkeys(interpreters.SAME_FOR_ALL, "one")
+
+    def run(python: str, ours: float, theirs: float) -> dict[str, Any]:
+        trees = {"ours": [{"asked_tree_mib": ours}], "airflow": [{"asked_tree_mib": theirs}]}
+        return {"machine": {**machine, "Python": python}, "cases": {"memory 4": trees}}
+
+    page = interpreters.page([run("3.11.7", 360, 430), run("3.12.1", 287, 421)])
+    assert "| 3.11.7 | 360 (0.84, -) | - | - | - |\n| 3.12.1 | 287 (0.68, -) | - | - | - |" in page
+    assert "- model: one" in page
