@@ -47,12 +47,13 @@ def ask(page: StatusPage, life: Callable[[], None], held: tuple[HeldRequest, ...
         stacks.clear(page.fd)
         os.kill(child, stacks.SIGNAL)
         eventually(lambda: "most recent call first" in stacks.read(page.fd).stacks, what="a stack")
+        with contextlib.suppress(AssertionError):
+            # Asked again before it has told the requests, it would tell of the telling.
+            eventually(lambda: stacks.read(page.fd).requests is not None, what="requests", within_s=1)
         return f"in {life.__name__}" in stacks.read(page.fd).stacks  # it may not have got there yet
 
     try:
         eventually(has_answered, what="an answer")
-        with contextlib.suppress(AssertionError):
-            eventually(lambda: stacks.read(page.fd).requests is not None, what="requests", within_s=1)
         return stacks.read(page.fd)
     finally:
         os.kill(child, signal.SIGKILL)

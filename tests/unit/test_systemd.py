@@ -263,7 +263,7 @@ def test_no_systemd(name: str) -> None:
     ("environ", "is_watched"),
     [
         ({"WATCHDOG_USEC": "2000000"}, True),
-        ({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": str(os.getpid())}, True),
+        ({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": "ours"}, True),
         ({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": "1"}, False),
         ({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": "1", "GUNICORN_PID": "1"}, True),
         ({"WATCHDOG_USEC": "0"}, False),
@@ -278,7 +278,8 @@ def test_who_is_watched(
 ) -> None:
     """The process that the watchdog is meant for, or the one that has come in its place."""
     receiver, name = systemd
-    notifier = Notifier({"NOTIFY_SOCKET": name, **environ})
+    ours = {key: str(os.getpid()) for key, value in environ.items() if value == "ours"}
+    notifier = Notifier({"NOTIFY_SOCKET": name, **environ, **ours})
     notifier.turn(FULL)
     assert ("WATCHDOG=1" in _received(receiver)) is is_watched
     assert (notifier.wake_in_s < 1.01) is is_watched
