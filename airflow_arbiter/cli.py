@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from airflow_arbiter import client, screen
+from airflow_arbiter.client import LostError
 from airflow_arbiter.errors import ArbiterError, CommandError
 
 PROG = "airflow-arbiter"
@@ -120,14 +121,20 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _rollout_status(args: argparse.Namespace) -> int:
+    patience = client.Patience(args.timeout)
     path = _find(args)
-    seen = client.report(path)
     if args.wait:
-        rollout = seen["rollout"]
-        is_open = rollout["revision"] in rollout["open"]
-        return _wait(path, rollout["revision"] if is_open else None, args.timeout)
+        first = next(client.follow(path, limit_s=patience.left_s), None)
+        return _wait(path, None if first is None else _under_way(first), patience)
+    seen = client.report(path)
     _say(screen.rollout_words(seen))
     return FAILED if seen["rollout"]["stalled"] else 0
+
+
+def _under_way(seen: client.AsJson) -> int | None:
+    """The number of the last restart or reload, if that is not over."""
+    revision: int = seen["rollout"]["revision"]
+    return revision if revision in seen["rollout"]["open"] else None
 
 
 def _restart(args: argparse.Namespace) -> int:
@@ -139,31 +146,43 @@ def _reload(args: argparse.Namespace) -> int:
 
 
 def _begin(command: str, args: argparse.Namespace) -> int:
+    patience = client.Patience(args.timeout)
     path = _find(args)
-    revision = client.ask(path, command)["revision"]
+    revision = _order(path, command, patience)["revision"]
     if args.wait:
-        return _wait(path, revision, args.timeout)
+        return _wait(path, revision, patience)
     _say(f"taken, as revision {revision}")
     return 0
 
 
-def _wait(path: Path, revision: int | None, timeout_s: float | None) -> int:
+def _order(path: Path, command: str, patience: client.Patience) -> client.AsJson:
+    """
+    Give an order, and say what is not known where no answer has come.
+
+    :raises LostError: then, or another error as :func:`client.ask`.
+    """
+    try:
+        return client.ask(path, command, timeout_s=patience.for_an_answer_s)
+    except LostError as error:
+        raise LostError(f"{error}; it may still do what it was told") from error
+
+
+def _wait(path: Path, revision: int | None, patience: client.Patience) -> int:
     """
     Wait until a rollout is complete.
 
     :raises CommandError: when it is not to be, or not within the time.
     """
-    limit_s = math.inf if timeout_s is None else timeout_s
     stands = "the server has not answered"
     with screen.progress() as tell:
-        for seen in client.follow(path, limit_s=limit_s):
+        for seen in client.follow(path, limit_s=patience.left_s):
             tell(seen)
             because = client.verdict(seen, revision)
             if because is not None:
                 break
             stands = screen.rollout_words(seen)
         else:
-            raise CommandError(f"not complete within {limit_s:g} s: {stands}")
+            raise CommandError(f"not complete within {patience.limit_s:g} s: {stands}")
     if because:
         raise CommandError(f"not complete: {because}")
     _say(f"complete: {seen['pool']['available']} of {seen['pool']['target']} workers available")
@@ -174,7 +193,7 @@ def _plainly(command: str) -> Callable[[argparse.Namespace], int]:
     """A command that the server only takes."""
 
     def run(args: argparse.Namespace) -> int:
-        client.ask(_find(args), command.format(**vars(args)))
+        _order(_find(args), command.format(**vars(args)), client.Patience())
         _say("taken")
         return 0
 

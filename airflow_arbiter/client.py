@@ -49,6 +49,28 @@ class LostError(NoServerError):
     """
 
 
+class Patience:
+    """
+    How long somebody waits: one time for all that is asked meanwhile. It begins when this is made.
+
+    :param limit_s: seconds; None is for ever.
+    """
+
+    def __init__(self, limit_s: float | None = None) -> None:
+        self.limit_s = math.inf if limit_s is None else limit_s
+        self._ends_at = time.monotonic() + self.limit_s
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that are left; negative once it is over."""
+        return self._ends_at - time.monotonic()
+
+    @property
+    def for_an_answer_s(self) -> float:
+        """What one answer may take."""
+        return min(ANSWER_S, self.left_s)
+
+
 def find(*, pid: int | None = None, path: str | None = None) -> Path:
     """
     Find the one server that is meant.
@@ -98,7 +120,8 @@ def ask(path: Path, command: str, *, timeout_s: float = ANSWER_S) -> dict[str, A
         except (OSError, ProtocolError) as error:
             if isinstance(error, OSError) and error.errno in _NOBODY:
                 raise NoServerError(f"no server answers at {path}: {error.strerror}") from error
-            raise LostError(f"the server at {path} has not answered: {error}") from error
+            because = f" within {round(timeout_s, 1):g} s" if isinstance(error, _TOO_LATE) else f": {error}"
+            raise LostError(f"the server at {path} has not answered{because}") from error
     if not isinstance(answer, dict) or answer.get("status") != "ok":
         raise CommandError(str(answer.get("error") if isinstance(answer, dict) else answer))
     data: dict[str, Any] = answer.get("data") or {}

@@ -232,6 +232,23 @@ def test_a_restart_that_takes_too_long(steered: Steered, set_fault: SetFault) ->
     assert "not paused" in steered.refuse("rollout", "resume")
 
 
+@pytest.mark.parametrize(
+    ("command", "because"),
+    [
+        ("rollout restart", "has not answered within 0.5 s; it may still do what it was told"),
+        ("reload", "has not answered within 0.5 s; it may still do what it was told"),
+        ("rollout status", "not complete within 0.5 s: the server has not answered"),
+    ],
+)
+def test_a_server_that_stands_still(steered: Steered, command: str, because: str) -> None:
+    """The time that was given holds for the first question too, and what is not known is said."""
+    steered.server.send(signal.SIGSTOP)
+    try:
+        assert steered.refuse(*command.split(), "--wait", "--timeout", "0.5").endswith(because)
+    finally:
+        steered.server.send(signal.SIGCONT)
+
+
 def test_scale_and_stop(steered: Steered) -> None:
     """The number of workers is what it is said to be, and one is exchanged without a gap."""
     steered.say("scale", "3")
