@@ -108,7 +108,9 @@ def _grace(found: Findings) -> str:
             f"least {needed_s} s, and be told here: {drain}"
         )
     if found.grace_s < needed_s:
-        return f"{needed_s} s, instead of {found.grace_s:g} s: {drain}"
+        lowered_s = math.floor(found.grace_s - limits.STOP_MARGIN_S)
+        cut = f"as it is, the drain is cut to {lowered_s} s"
+        return f"{needed_s} s, instead of {found.grace_s:g} s: {drain}; {cut}"
     return f"{found.grace_s:g} s is enough: {drain}"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import math
 import os
 import signal
@@ -32,6 +33,12 @@ LEAST_ROOM_BYTES = 512 * 1024**2
 """What a server of one worker may take where none runs to compare with: about Airflow's."""
 
 LONGEST_BOOT_S = 600.0
+CONFIGURED = "configured"
+"""The file in which that server tells what it is configured to, in its folder."""
+
+TIMES = ("worker_boot_timeout", "graceful_timeout", "termination_grace_period")
+"""What is told there."""
+
 _LEAVE_S = 60.0
 _PR_SET_PDEATHSIG = 1
 """Source: prctl(2)."""
@@ -174,7 +181,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 def _look(process: subprocess.Popen[bytes], folder: Path, running: tuple[Running, ...]) -> Findings:
     seen = _wait(process, folder)
-    config = client.ask(folder / "control", "show config")
+    configured = json.loads((folder / CONFIGURED).read_text())
     worker = psutil.Process(seen["workers"][0]["pid"]).memory_full_info()
     master_bytes: int = psutil.Process(process.pid).memory_info().rss
     held_bytes = master_bytes + worker.uss + sum(server.held_bytes for server in running)
@@ -185,9 +192,9 @@ def _look(process: subprocess.Popen[bytes], folder: Path, running: tuple[Running
         shared_bytes=max(0, worker.rss - worker.uss),
         room_bytes=_room_bytes(memory.Container()) + held_bytes,
         cpus=_cpus(),
-        boot_timeout_s=config["worker_boot_timeout"],
-        drain_s=config["graceful_timeout"],
-        grace_s=config["termination_grace_period"],
+        boot_timeout_s=configured["worker_boot_timeout"],
+        drain_s=configured["graceful_timeout"],
+        grace_s=configured["termination_grace_period"],
         running=running,
     )
 

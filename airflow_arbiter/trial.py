@@ -1,11 +1,13 @@
 """
 A server on trial: the configuration of the real one, without what would reach beyond itself.
 
-Owns which settings such a server must not have. Run by :mod:`airflow_arbiter.examination`, never for clients.
+Owns which settings such a server must not have, and tells what is configured. Run by
+:mod:`airflow_arbiter.examination`, never for clients.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 from airflow_arbiter.__main__ import PROG, USAGE_ERROR
 from airflow_arbiter.app import AirflowGunicornApp
 from airflow_arbiter.errors import ArbiterError
+from airflow_arbiter.examination import CONFIGURED, TIMES
 
 _QUIET: dict[str, Any] = {
     "daemon": False,  # it would outlive whoever started it
@@ -44,6 +47,9 @@ class TrialApp(AirflowGunicornApp):
         for name in _HOOKS:
             self.cfg.set(name, self.cfg.settings[name].default)
         self.cfg.set("logconfig_dict", self._logconfig())
+        # Before what does not fit is lowered: whoever asks wants to hear of just that.
+        configured = {name: getattr(self.cfg, name) for name in TIMES}
+        Path(self.cfg.control_socket).with_name(CONFIGURED).write_text(json.dumps(configured))
 
     def watched_folders(self) -> list[Path]:
         return []

@@ -315,6 +315,16 @@ def test_doctor(steered: Steered) -> None:
     assert steered.pids() == before
 
 
+def test_doctor_of_a_grace_period_that_is_too_short(steered: Steered) -> None:
+    """It is said of what is configured, not of what a server makes of it."""
+    words = ("doctor", "--termination-grace-period=10", "--graceful-timeout=60", "faulty:app")
+    ended = run(*words, env=_where(steered.path.parent))
+    assert ended.stdout.splitlines()[-1].split(maxsplit=1)[1] == (
+        "62 s, instead of 10 s: graceful_timeout is 60 s, and the server takes 2 s itself; "
+        "as it is, the drain is cut to 8 s"
+    )
+
+
 def test_doctor_leaves_all_else_alone(serve: Start, place: Path, tmp_path: Path) -> None:
     """No daemon, and nothing of the configuration's: no log, no collector, no hook of the master's."""
     runtime = dict.fromkeys(("XDG_RUNTIME_DIR", "TMPDIR", "AIRFLOW_HOME"), str(place))  # where it looks
