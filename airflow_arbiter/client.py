@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from airflow_arbiter import meeting
+from airflow_arbiter import finding, meeting
 from airflow_arbiter.errors import ArbiterError, CommandError
 from airflow_arbiter.limits import one_line
 from airflow_arbiter.meeting import Peer
@@ -81,7 +81,9 @@ def find(*, pid: int | None = None, path: str | None = None) -> Path:
     """
     if path is not None:
         return Path(path)
-    found = [place for place in meeting.living() if pid in (None, meeting.pid_of(place))]
+    found = [place for place in finding.living() if pid in (None, meeting.pid_of(place))]
+    if not found and pid is not None:
+        found = finding.held_by(pid)
     if len(found) == 1:
         return found[0]
     if found:
@@ -89,7 +91,11 @@ def find(*, pid: int | None = None, path: str | None = None) -> Path:
         raise NoServerError(f"several servers answer, with the pids {pids}: choose with --pid or --socket")
     of_pid = "" if pid is None else f" of pid {pid}"
     folders = ", ".join(map(str, meeting.folders(is_airflow=True)))
-    raise NoServerError(f"no server{of_pid} answers in {folders}; one that is elsewhere is named by --socket")
+    others = ", ".join(map(str, finding.renamed()))
+    renamed = f"; under other hosts' names, as this one may have had, there are {others}" if others else ""
+    raise NoServerError(
+        f"no server{of_pid} answers in {folders}; one that is elsewhere is named by --socket{renamed}"
+    )
 
 
 def ask(path: Path, command: str, *, timeout_s: float = ANSWER_S) -> dict[str, Any]:

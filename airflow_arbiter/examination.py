@@ -24,7 +24,7 @@ from types import FrameType
 
 import psutil
 
-from airflow_arbiter import client, meeting, memory
+from airflow_arbiter import client, finding, meeting, memory
 from airflow_arbiter.client import LostError, NoServerError
 from airflow_arbiter.doctor import Findings, Running, mib
 from airflow_arbiter.errors import ArbiterError
@@ -68,7 +68,7 @@ def examine(arguments: Sequence[str]) -> Findings:
 def _running() -> tuple[Running, ...]:
     """Find our user's servers that run here; one that goes meanwhile is left out."""
     found = []
-    for pid in filter(None, map(meeting.pid_of, meeting.living())):
+    for pid in filter(None, map(meeting.pid_of, finding.living())):
         with contextlib.suppress(psutil.Error):
             master = psutil.Process(pid)
             master_bytes: int = master.memory_info().rss

@@ -26,6 +26,9 @@ LONGEST_PATH = 107
 """Bytes, of a Unix socket's path on Linux. Source: unix(7)."""
 
 _SUFFIX = ".sock"
+OF_USER = "airflow-arbiter-"
+"""What a folder's name begins with whose user is told by the rest of it."""
+
 _CREDENTIALS = struct.Struct("iII")
 
 _MOST_FILES = 10_000
@@ -49,7 +52,7 @@ def folders(*, is_airflow: bool) -> tuple[Path, ...]:
         wanted.append(Path(home) / "arbiter")
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         wanted.append(Path(runtime) / "airflow-arbiter")
-    wanted.append(Path(os.environ.get("TMPDIR") or "/tmp") / f"airflow-arbiter-{os.geteuid()}")  # noqa: S108
+    wanted.append(Path(os.environ.get("TMPDIR") or "/tmp") / f"{OF_USER}{os.geteuid()}")  # noqa: S108
     found = []
     for folder in wanted:
         with contextlib.suppress(OSError):  # a relative one, in a folder that is gone
@@ -185,13 +188,14 @@ def make_private(folder: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, "it is a link or a file, not a folder", str(folder))
     if found.st_uid != os.geteuid():
         raise PermissionError(errno.EPERM, f"the folder belongs to user {found.st_uid}", str(folder))
-    if _is_open(found):
+    if is_open(found):
         folder.chmod(0o700)
-        if _is_open(folder.lstat()):  # as on a volume that has no modes
+        if is_open(folder.lstat()):  # as on a volume that has no modes
             raise PermissionError(errno.EPERM, "others can look into it", str(folder))
 
 
-def _is_open(found: os.stat_result) -> bool:
+def is_open(found: os.stat_result) -> bool:
+    """Whether others than its user may do anything with a file or folder."""
     return bool(stat.S_IMODE(found.st_mode) & 0o077)
 
 
@@ -250,7 +254,7 @@ def is_living(path: Path) -> bool:
     return True
 
 
-# -- the client's end
+# -- what is there
 # -------------------------------------------------------------------------------------------------------
 
 
@@ -261,22 +265,6 @@ def sockets(folder: Path) -> Iterator[Path]:
             path = folder / entry.name
             if pid_of(path) is not None and path.is_socket():
                 yield path
-
-
-def living() -> list[Path]:
-    """
-    Find the sockets of this user's servers that live on this host.
-
-    A folder of somebody else's is left out: whatever answers there may tell anything. So are other hosts, as
-    containers beside this one that share a volume: nobody here means them.
-    """
-    found = []
-    for folder in folders(is_airflow=True):
-        with contextlib.suppress(OSError):
-            is_ours = folder.lstat().st_uid == os.geteuid() and not folder.is_symlink()
-            ours = filter(is_of_this_host, sockets(folder) if is_ours else ())
-            found += sorted(path for path in ours if is_living(path))
-    return found
 
 
 def is_of_this_host(path: Path) -> bool:

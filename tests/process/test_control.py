@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -18,9 +19,10 @@ from harness.controlling import (
     ask_as_nobody,
     gunicornc,
     mode,
+    run,
     socket_of,
 )
-from harness.isolation import READ_ONLY_STEPS, in_mount_namespace
+from harness.isolation import READ_ONLY_STEPS, SERVE, as_user, in_mount_namespace
 from harness.load import Load
 from harness.server import Server
 from harness.starting import Start
@@ -199,6 +201,23 @@ def test_another_user_is_refused(serve: Start, place: Path) -> None:
     (refused,) = server.wait_event("control.refused")
     assert refused.values["peer_uid"] == str(NOBODY)
     assert client.ask(path, "help")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may ask for others")
+def test_root_finds_the_server_of_another_user(serve: Start, place: Path) -> None:
+    """By the folder, as with Airflow's, or by the master's pid alone."""
+    runtime = place / "runtime"
+    runtime.mkdir()
+    os.chown(runtime, NOBODY, NOBODY)
+    place.chmod(0o755)
+    where = {"XDG_RUNTIME_DIR": str(runtime)}
+    server = serve(command=[*as_user(NOBODY), *SERVE], env=where, workers=1)
+    socket_of(server)
+    elsewhere = dict.fromkeys(("XDG_RUNTIME_DIR", "AIRFLOW_HOME", "TMPDIR"), str(place / "none"))
+    for words, env in (([], {**elsewhere, **where}), (["--pid", str(server.pid)], elsewhere)):
+        ended = run("status", "--output", "json", *words, env=env)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert json.loads(ended.stdout)["server"]["pid"] == server.pid
 
 
 @pytest.mark.parametrize("kind", Attack.KINDS)

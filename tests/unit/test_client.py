@@ -66,6 +66,16 @@ def test_one_of_several(listen: Any) -> None:
     assert client.find(path="/somewhere") == Path("/somewhere")
 
 
+def test_a_host_that_was_renamed(folder: Path) -> None:
+    """What answers under another name is told, and found by what the process holds."""
+    path = folder / f"former-{os.getpid()}.sock"
+    listener, _ = meeting.listen(path, backlog=8)
+    with listener:
+        with pytest.raises(NoServerError, match=f"under other hosts' names, .* there are {path}"):
+            client.find()
+        assert client.find(pid=os.getpid()) == path
+
+
 def test_none(folder: Path) -> None:
     """It is said where it was looked for."""
     with pytest.raises(NoServerError, match=f"no server answers in .*{folder}"):

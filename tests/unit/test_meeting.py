@@ -55,8 +55,9 @@ def test_a_user_without_an_entry(folder: Path, home: str) -> None:
     if os.geteuid():
         pytest.skip("only root can become another user")
     code = (
-        "import os, pwd, sys; from airflow_arbiter import meeting; os.setuid(54321);"  # who may not import it
-        "print(*meeting.folders(is_airflow=True), meeting.living(), sep='\\n')"
+        "import os, pwd, sys; from airflow_arbiter import finding, meeting;"
+        "os.setuid(54321);"  # who may not import it
+        "print(*meeting.folders(is_airflow=True), finding.living(), sep='\\n')"
     )
     told = subprocess.run(
         [sys.executable, "-c", code],
@@ -249,24 +250,3 @@ def test_another_name_is_free(folder: Path) -> None:
         assert (folder / "airflow.cfg").read_text() == "precious"
         file.rename(folder / "dead.sock")
         assert meeting.is_living(folder / "dead.sock")
-
-
-def test_a_client_finds_the_living(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In all places where a server of this host may have put its socket."""
-    monkeypatch.setenv("AIRFLOW_HOME", str(folder / "home"))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
-    monkeypatch.delenv("TMPDIR", raising=False)
-    places = meeting.folders(is_airflow=True)[:2]
-    (folder / "home").mkdir()
-    listeners: list[socket.socket] = []
-    for where in places:
-        meeting.make_private(where)
-        listeners.append(meeting.listen(where / meeting.name(17), backlog=1)[0])
-        _leave_behind(where / meeting.name(9))
-        listeners.append(meeting.listen(where / "elsewhere-7.sock", backlog=1)[0])
-    try:
-        found = [path for path in meeting.living() if folder in path.parents]
-        assert found == [where / meeting.name(17) for where in places]
-    finally:
-        for listener in listeners:
-            listener.close()
