@@ -42,6 +42,8 @@ class Findings:
     """
     What was measured, and what is configured.
 
+    :param start_s: from the start of the server until a worker was available. With preload, the app is
+        imported before the worker is made.
     :param boot_s: from the fork of a worker until it was ready.
     :param master_bytes: what the master holds.
     :param private_bytes: what a worker holds alone.
@@ -54,6 +56,7 @@ class Findings:
     :param running: servers that ran meanwhile.
     """
 
+    start_s: float
     boot_s: float
     master_bytes: int
     private_bytes: int
@@ -80,7 +83,8 @@ def advise(found: Findings) -> list[tuple[str, str]]:
     fit = (found.room_bytes - 2 * found.master_bytes) // worker_bytes - 1
     workers = max(1, min(found.cpus, fit))
     needed = 2 * found.master_bytes + (workers + 1) * worker_bytes
-    processes = f"boot {found.boot_s:.1f} s; master {mib(found.master_bytes)}"
+    times = f"start {_seconds(found.start_s)}, of which the worker's boot {_seconds(found.boot_s)}"
+    processes = f"{times}; master {mib(found.master_bytes)}"
     worker = f"worker {mib(found.private_bytes)} private, {mib(found.shared_bytes)} shared, idle"
     bounds = f"{found.cpus} processors; memory for {max(0, fit)} and one while replacing"
     return [
@@ -88,8 +92,25 @@ def advise(found: Findings) -> list[tuple[str, str]]:
         ("workers", f"{workers} ({bounds})" + ("" if fit >= 1 else ": a reload needs more than there is")),
         ("memory", f"{mib(needed)} for {workers} workers, one more while replacing, and a reload"),
         ("worker_boot_timeout", _boot_timeout(found)),
+        ("startup", _startup(found)),
         ("termination_grace_period", _grace(found)),
     ]
+
+
+def _seconds(duration_s: float) -> str:
+    """Write a duration, with what matters of a short one."""
+    return f"{duration_s:.1f} s" if duration_s >= 1 else f"{duration_s:.2f} s"
+
+
+def _startup(found: Findings) -> str:
+    """The import is done first, and each worker has its own time after that."""
+    before_s = max(0.0, found.start_s - found.boot_s)
+    needed_s = math.ceil((before_s * SLOW_BOOTS + found.boot_timeout_s) / 10) * 10
+    return (
+        f"{needed_s} s for Kubernetes' startup probe (failureThreshold times periodSeconds) or systemd's "
+        f"TimeoutStartSec: {SLOW_BOOTS} times the {_seconds(before_s)} before the worker's boot, and "
+        "worker_boot_timeout"
+    )
 
 
 def _boot_timeout(found: Findings) -> str:

@@ -59,8 +59,9 @@ def examine(arguments: Sequence[str]) -> Findings:
         _make_sure_of_room(_room_bytes(memory.Container()), running)
         with _ending_by_signals(), tempfile.TemporaryDirectory(prefix="arbiter") as made:
             folder = Path(made)
+            began_at = time.monotonic()
             with _serving(arguments, folder) as process:
-                return _look(process, folder, running)
+                return _look(process, folder, running, began_at)
     except (psutil.Error, OSError) as error:
         raise ArbiterError(f"it could not be measured: {error}") from error
 
@@ -179,13 +180,17 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _look(process: subprocess.Popen[bytes], folder: Path, running: tuple[Running, ...]) -> Findings:
+def _look(
+    process: subprocess.Popen[bytes], folder: Path, running: tuple[Running, ...], began_at: float
+) -> Findings:
     seen = _wait(process, folder)
+    start_s = time.monotonic() - began_at
     configured = json.loads((folder / CONFIGURED).read_text())
     worker = psutil.Process(seen["workers"][0]["pid"]).memory_full_info()
     master_bytes: int = psutil.Process(process.pid).memory_info().rss
     held_bytes = master_bytes + worker.uss + sum(server.held_bytes for server in running)
     return Findings(
+        start_s=start_s,
         boot_s=seen["counters"]["boot"]["max_s"],
         master_bytes=master_bytes,
         private_bytes=worker.uss,

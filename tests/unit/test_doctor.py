@@ -18,6 +18,7 @@ from airflow_arbiter.memory import Container
 
 MIB = 1024**2
 FOUND = Findings(
+    start_s=10.2,
     boot_s=4.2,
     master_bytes=300 * MIB,
     private_bytes=100 * MIB,
@@ -29,16 +30,20 @@ FOUND = Findings(
     grace_s=40.0,
 )
 
+TIMES = "start 10.2 s, of which the worker's boot 4.2 s"
+PROBE = "Kubernetes' startup probe (failureThreshold times periodSeconds) or systemd's TimeoutStartSec"
+BEFORE = "before the worker's boot, and worker_boot_timeout"
 DRAIN = "graceful_timeout is 30 s, and the server takes 2 s itself"
 
 
 def test_all_is_well() -> None:
     """The example of the docstring."""
     assert advise(FOUND) == [
-        ("measured", "boot 4.2 s; master 300 MiB; worker 100 MiB private, 200 MiB shared, idle"),
+        ("measured", f"{TIMES}; master 300 MiB; worker 100 MiB private, 200 MiB shared, idle"),
         ("workers", "3 (8 processors; memory for 3 and one while replacing)"),
         ("memory", "1200 MiB for 3 workers, one more while replacing, and a reload"),
         ("worker_boot_timeout", "120 s is enough"),
+        ("startup", f"150 s for {PROBE}: 5 times the 6.0 s {BEFORE}"),
         ("termination_grace_period", f"40 s is enough: {DRAIN}"),
     ]
 
@@ -67,6 +72,14 @@ def test_all_is_well() -> None:
 def test_what_does_not_fit(found: Findings, name: str, text: str) -> None:
     """It is said what to set instead, and why."""
     assert dict(advise(found))[name] == text
+
+
+def test_a_start_with_preload() -> None:
+    """The worker has next to nothing left to do; what has taken long is told all the same."""
+    told = dict(advise(replace(FOUND, start_s=5.9, boot_s=0.04)))
+    assert told["measured"].startswith("start 5.9 s, of which the worker's boot 0.04 s; ")
+    assert told["startup"].startswith("150 s for ")
+    assert "5 times the 5.9 s before" in told["startup"]
 
 
 def test_a_grace_period_that_is_not_known() -> None:
