@@ -69,6 +69,8 @@ class Monitors:
         self._notifier.turn(report)
         if is_due:
             self._telemetry.send(report)
+        if is_last:
+            self._telemetry.close()  # more turns may follow, with nothing new in them
 
     def fall_silent(self, silence_s: float) -> None:
         """

@@ -17,6 +17,7 @@ from airflow_arbiter.pool import Phase, Reason
 WorkerState = Literal["booting", "listening", "ready", "available", "draining", "killed"]
 ReloadState = Literal["idle", "checking", "waiting"]
 Outcome = Literal["drained", "killed", "failed"]
+Speaker = Literal["self", "predecessor", "successor"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,17 @@ class ServerReport:
     control_socket: str
     predecessor_pid: int = 0
     successor_pid: int = 0
+
+    @property
+    def speaker(self) -> Speaker:
+        """
+        Tell which master says how the service is: of two, only one may.
+
+        The one that was there first, until it is to end.
+        """
+        if self.predecessor_pid:
+            return "predecessor"
+        return "successor" if self.stopping and self.successor_pid else "self"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

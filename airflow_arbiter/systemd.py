@@ -62,8 +62,8 @@ def news(report: Report, told: Told, *, now_us: int) -> tuple[tuple[str, ...], T
     server = report.server
     if told.is_over:
         return (), told
-    if server.predecessor_pid:
-        return (), replace(told, is_new=True)  # the other one speaks; ours would be refused
+    if server.speaker == "predecessor":
+        return (), replace(told, is_new=True)  # ours would be refused
     messages, now_told = (_last if server.stopping else _changes)(report, told, now_us)
     status = words(report)
     if status != told.status:
@@ -95,10 +95,10 @@ def _changes(report: Report, told: Told, now_us: int) -> tuple[list[str], Told]:
 
 def _last(report: Report, told: Told, _now_us: int) -> tuple[list[str], Told]:
     """The end of the service, or only of this master."""
-    successor = report.server.successor_pid
-    if successor and not report.workers:
-        return [f"MAINPID={successor}\nWATCHDOG=1"], replace(told, is_over=True)
-    if successor or told.is_stopping:
+    is_handed_over = report.server.speaker == "successor"
+    if is_handed_over and not report.workers:
+        return [f"MAINPID={report.server.successor_pid}\nWATCHDOG=1"], replace(told, is_over=True)
+    if is_handed_over or told.is_stopping:
         return [], told
     return ["STOPPING=1"], replace(told, is_stopping=True)
 
@@ -112,7 +112,8 @@ def words(report: Report) -> str:
     """Say in one line how the server is, without anything that changes all the time."""
     pool, rollout = report.pool, report.rollout
     if report.server.stopping:
-        end = f"Handing over to {report.server.successor_pid}" if report.server.successor_pid else "Stopping"
+        is_handed_over = report.server.speaker == "successor"
+        end = f"Handing over to {report.server.successor_pid}" if is_handed_over else "Stopping"
         return f"{end}; workers left: {pool.live}"
     parts = [f"{pool.available} of {pool.target} workers available"]
     parts += [
@@ -186,7 +187,7 @@ class Notifier:
         messages, told = news(report, self._told, now_us=time.monotonic_ns() // 1000)
         if all(self.send(message) for message in messages):  # else the next turn tells all of it again
             self._told = told
-        if not (report.server.predecessor_pid or told.is_over):
+        if not (report.server.speaker == "predecessor" or told.is_over):
             self._ping()
 
     def _ping(self) -> None:

@@ -35,7 +35,7 @@ class Sample:
 
 def samples(report: Report, told: Mapping[str, int]) -> tuple[tuple[Sample, ...], dict[str, int]]:
     """
-    Work out what is to be sent.
+    Work out what is to be sent: of two masters, both have done things, and one says how the service is.
 
     :param told: the counters as they were when they were last sent, by name.
     :return: what to send, and the counters as they are now.
@@ -49,7 +49,8 @@ def samples(report: Report, told: Mapping[str, int]) -> tuple[tuple[Sample, ...]
             name = metric.statsd(labels)
             value = exact * 1000 if metric.unit == "seconds" else exact
             if metric.kind == "gauge":
-                found.append(Sample(name=name, kind="gauge", value=value))
+                if report.server.speaker == "self":
+                    found.append(Sample(name=name, kind="gauge", value=value))
                 continue
             # Whole milliseconds: there are servers that cut fractions off. What is told of a total adds up.
             total, before = round(value), told.get(name, 0)

@@ -13,12 +13,14 @@ class Collector:
 
     :ivar counters: sums, by name.
     :ivar gauges: the last values, by name.
+    :ivar history: all values of gauges, by name.
     :ivar tags: every text that has come behind a value.
     """
 
     def __init__(self) -> None:
         self.counters: Counter[str] = Counter()
         self.gauges: dict[str, float] = {}
+        self.history: dict[str, list[float]] = {}
         self.tags: set[str] = set()
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
@@ -36,6 +38,7 @@ class Collector:
                     self.counters[name] += int(value)
                 elif kind == "g":
                     self.gauges[name] = float(value)
+                    self.history.setdefault(name, []).append(float(value))
 
     def close(self) -> None:
         """Collect no more."""

@@ -16,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import psutil
 from gunicorn.ctl.protocol import ControlProtocol, make_request
 
 from airflow_arbiter import client
@@ -54,6 +55,14 @@ def gunicornc(path: Path, command: str) -> Any:
     ended = subprocess.run(line, capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stderr) == (0, ""), ended
     return json.loads(ended.stdout)
+
+
+def second_pid(server: Server) -> int:
+    """The master that stands beside a server after SIGUSR2; 0 while there is none."""
+    for child in psutil.Process(server.pid).children():
+        if "airflow-arbiter: master" in " ".join(child.cmdline()):
+            return int(child.pid)
+    return 0
 
 
 class Asking:

@@ -20,11 +20,11 @@ from harness.controlling import (
     gunicornc,
     mode,
     run,
+    second_pid,
     socket_of,
 )
 from harness.isolation import READ_ONLY_STEPS, SERVE, as_user, in_mount_namespace
 from harness.load import Load
-from harness.server import Server
 from harness.starting import Start
 from harness.waiting import eventually
 
@@ -167,7 +167,7 @@ def test_over_an_upgrade(serve: Start, place: Path) -> None:
     config = [client.ask(asked, "show config")["control_socket"] for asked in (path, second)]
     assert config == [str(path), str(second)]
     identity = second.stat().st_ino
-    pid = eventually(lambda: _second_pid(server), what="the second master")
+    pid = eventually(lambda: second_pid(server), what="the second master")
     try:
         server.send(signal.SIGTERM)
         assert server.wait_exit() == 0
@@ -177,13 +177,6 @@ def test_over_an_upgrade(serve: Start, place: Path) -> None:
         os.kill(pid, signal.SIGTERM)
     eventually(lambda: not psutil.pid_exists(pid), what="the second master has gone")
     assert list(place.iterdir()) == []
-
-
-def _second_pid(server: Server) -> int:
-    for child in psutil.Process(server.pid).children():
-        if "airflow-arbiter: master" in " ".join(child.cmdline()):
-            return int(child.pid)
-    return 0
 
 
 # -- who asks

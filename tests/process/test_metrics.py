@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from harness.codeapp import CodeApp, wait_answer
 from harness.collector import Collector
+from harness.controlling import second_pid
 from harness.load import Load
 from harness.starting import Start
 from harness.waiting import eventually
 
-OURS = "web.airflow_arbiter."
+PLAIN = "airflow_arbiter."
+OURS = f"web.{PLAIN}"
 
 
 @pytest.fixture
@@ -72,6 +76,29 @@ def test_numbers_go_on_over_a_reload_of_the_master(start: Start, code: CodeApp, 
     assert collector.counters["airflow_arbiter.spawned"] == 4
     assert collector.counters["airflow_arbiter.replaced.generation.drained"] == 2
     assert collector.counters["airflow_arbiter.requests"] >= load.answered
+
+
+def test_two_masters_speak_with_one_voice(start: Start, collector: Collector) -> None:
+    """After SIGUSR2 no gauge says that nobody serves, and the end is told once."""
+    server = start(f"--statsd-host=127.0.0.1:{collector.port}", workers=2)
+    server.wait_ready(2)
+    seen = f"{PLAIN}workers.available"
+    eventually(lambda: collector.gauges.get(seen) == 2, what="the pool is seen")
+    server.send(signal.SIGUSR2)
+    new = eventually(lambda: second_pid(server), what="the second master")
+    try:
+        eventually(lambda: collector.counters[f"{PLAIN}boots"] == 4, what="its workers are seen")
+        server.send(signal.SIGTERM)
+        assert server.wait_exit() == 0
+        told = len(collector.history[seen])
+        eventually(lambda: len(collector.history[seen]) > told, what="the new one speaks")
+    finally:
+        os.kill(new, signal.SIGTERM)
+    eventually(lambda: not psutil.pid_exists(new), what="the second master has gone")
+    eventually(lambda: collector.counters[f"{PLAIN}drains"] == 4, what="the last numbers")
+    *values, last = collector.history[seen][collector.history[seen].index(2) :]
+    assert set(values) == {2}
+    assert last == 0
 
 
 def test_a_collector_whose_name_nobody_knows(start: Start) -> None:

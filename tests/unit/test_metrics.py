@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gunicorn.config import Config
@@ -139,6 +140,22 @@ def test_memory_that_is_not_sampled_is_not_sent() -> None:
     """No number is better than a wrong one."""
     found, _ = samples(a_report(a_worker()), {})
     assert not [sample.name for sample in found if "memory" in sample.name]
+
+
+@pytest.mark.parametrize(
+    ("server", "is_told"),
+    [
+        ({"successor_pid": 200}, True),
+        ({"stopping": True}, True),
+        ({"stopping": True, "successor_pid": 200}, False),
+        ({"predecessor_pid": 50}, False),
+    ],
+)
+def test_one_of_two_masters_tells_how_the_service_is(server: dict[str, Any], is_told: bool) -> None:
+    """And both tell what they have done."""
+    found, _ = samples(a_report(server=server, counters=Counters(spawned=2)), {})
+    assert [sample.value for sample in found if sample.name == "airflow_arbiter.spawned"] == [2]
+    assert any(sample.kind == "gauge" for sample in found) == is_told
 
 
 # -- statsd
