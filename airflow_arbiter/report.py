@@ -155,8 +155,8 @@ class WorkerReport:
     :param state: ``listening`` takes requests without having proved itself, ``ready`` has proved itself and
         does not count yet (or falls silent), ``available`` counts.
     :param booted: whether it has ever listened, whatever has become of it since.
-    :param requests: requests answered since birth.
-    :param in_flight: requests being answered.
+    :param requests: requests answered since birth, as of its last heartbeat.
+    :param in_flight: requests that were being answered at its last heartbeat.
     :param private_bytes: memory that it shares with nobody; None before the first sample.
     :param beat_ago_s: seconds since its last heartbeat; None before the first.
     :param probe: how its last health check went, in words; empty before the first.
