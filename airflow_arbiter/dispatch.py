@@ -222,7 +222,8 @@ class _Handlers(CommandHandlers):
     def show_stats(self) -> dict[str, Any]:
         report = self._steering.report()
         return {
-            **super().show_stats(),  # reloads, and the workers that were asked to leave
+            # Reloads, and workers_killed in gunicorn's sense: SIGTERM counts, and so whoever has drained.
+            **super().show_stats(),
             "uptime": report.server.uptime_s,
             "pid": report.server.pid,
             "workers_current": report.pool.live,
