@@ -176,8 +176,8 @@ def _wait(path: Path, revision: int | None, patience: client.Patience) -> int:
     stands = "the server has not answered"
     with screen.progress() as tell:
         for seen in client.follow(path, limit_s=patience.left_s):
-            tell(seen)
             because = client.verdict(seen, revision)
+            tell(seen, is_complete=because == "")
             if because is not None:
                 break
             stands = screen.rollout_words(seen)

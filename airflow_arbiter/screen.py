@@ -10,7 +10,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_arbiter.client import AsJson
 from airflow_arbiter.errors import ArbiterError
@@ -18,6 +18,7 @@ from airflow_arbiter.limits import one_line
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.progress import Progress
     from rich.table import Table
 
 WIDTH = 200
@@ -232,8 +233,14 @@ def watch(reports: Iterable[AsJson]) -> None:
             live.update(drawn(seen), refresh=True)
 
 
+class Tell(Protocol):
+    """Tells how a rollout stands, and in the end that it is complete."""
+
+    def __call__(self, seen: AsJson, *, is_complete: bool) -> None: ...
+
+
 @contextlib.contextmanager
-def progress() -> Iterator[Callable[[AsJson], None]]:
+def progress() -> Iterator[Tell]:
     """Tell how a rollout goes on: as a bar on a terminal, elsewhere in a line for each change."""
     if not sys.stderr.isatty():
         yield _Lines()
@@ -242,15 +249,32 @@ def progress() -> Iterator[Callable[[AsJson], None]]:
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console(sys.stderr), transient=True) as bar:
-        task = bar.add_task("", total=None)
+        yield _Bar(bar)
 
-        def tell(seen: AsJson) -> None:
-            rollout = seen["rollout"]
-            whole = rollout["replaced"] + rollout["due"]
-            text = _stage(seen)
-            bar.update(task, completed=rollout["replaced"], total=whole or None, description=_literal(text))
 
-        yield tell
+class _Bar:
+    """
+    Shows how far it is.
+
+    :param drawn: what draws it.
+    """
+
+    def __init__(self, drawn: Progress) -> None:
+        self._drawn = drawn
+        self._task = drawn.add_task("", total=None)
+        self._replaced = 0
+        self._whole = 0
+
+    def __call__(self, seen: AsJson, *, is_complete: bool) -> None:
+        rollout = seen["rollout"]
+        if whole := rollout["replaced"] + rollout["due"]:  # one that is over counts nobody any more
+            self._replaced, self._whole = rollout["replaced"], whole
+        self._drawn.update(
+            self._task,
+            completed=self._whole if is_complete else self._replaced,
+            total=self._whole or None,
+            description=_literal(_stage(seen)),
+        )
 
 
 class _Lines:
@@ -259,11 +283,11 @@ class _Lines:
     def __init__(self) -> None:
         self._told = ""
 
-    def __call__(self, seen: AsJson) -> None:
+    def __call__(self, seen: AsJson, *, is_complete: bool) -> None:
         rollout = seen["rollout"]
         whole = rollout["replaced"] + rollout["due"]
         line = _stage(seen) + (f", {rollout['replaced']} of {whole} replaced" if whole else "")
-        if line != self._told:
+        if line != self._told and not is_complete:  # that is for whoever has waited to say
             self._told = line
             sys.stderr.write(f"{line}\n")
             sys.stderr.flush()

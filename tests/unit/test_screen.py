@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
 import yaml
 from harness.reports import as_json
+from rich.console import Console
+from rich.progress import Progress
 
 from airflow_arbiter import screen
 
@@ -127,7 +130,7 @@ def test_a_foreign_text_commands_no_terminal(capsys: pytest.CaptureFixture[str],
     seen["workers"][0]["probe"] = ESCAPE
     screen.OUTPUTS[output](seen)
     with screen.progress() as tell:
-        tell(seen)
+        tell(seen, is_complete=False)
     captured = capsys.readouterr()
     assert all(line.isprintable() for line in (captured.out + captured.err).split("\n"))
     assert screen.rollout_words(seen).isprintable()
@@ -137,11 +140,12 @@ def test_a_foreign_text_commands_no_terminal(capsys: pytest.CaptureFixture[str],
 def test_progress_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """One line for each change, on standard error."""
     with screen.progress() as tell:
-        tell(as_json(reload={"state": "checking"}, rollout={"replaced": 0, "due": 0}))
-        tell(as_json(reload={"state": "waiting", "failure": "no memory"}))
-        tell(as_json())
-        tell(as_json())
-        tell(as_json(rollout={"replaced": 2, "due": 0}))
+        tell(as_json(reload={"state": "checking"}, rollout={"replaced": 0, "due": 0}), is_complete=False)
+        tell(as_json(reload={"state": "waiting", "failure": "no memory"}), is_complete=False)
+        tell(as_json(), is_complete=False)
+        tell(as_json(), is_complete=False)
+        tell(as_json(rollout={"replaced": 2, "due": 0}), is_complete=False)
+        tell(as_json(rollout={"phase": "idle", "replaced": 0, "due": 0}), is_complete=True)
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines() == [
@@ -150,3 +154,17 @@ def test_progress_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None
         "progressing, 1 of 2 replaced",
         "progressing, 2 of 2 replaced",
     ]
+
+
+def test_a_bar_does_not_fall_back() -> None:
+    """A rollout that is over counts nobody; the bar stands where it was, and is full if all were replaced."""
+    with Progress(auto_refresh=False, console=Console(file=io.StringIO())) as drawn:
+        tell = screen._Bar(drawn)
+        (task,) = drawn.tasks
+        tell(as_json(rollout={"replaced": 5, "due": 1}), is_complete=False)
+        assert (task.completed, task.total) == (5, 6)
+        over = as_json(rollout={"phase": "idle", "replaced": 0, "due": 0})
+        tell(over, is_complete=False)
+        assert (task.completed, task.total) == (5, 6)
+        tell(over, is_complete=True)
+        assert (task.completed, task.total) == (6, 6)
