@@ -22,6 +22,7 @@ from airflow_arbiter.errors import ArbiterError, CommandError
 
 PROG = "airflow-arbiter"
 FAILED = 1
+USAGE_ERROR = 2
 INTERRUPTED = 130
 WATCH_S = 1.0
 
@@ -65,6 +66,12 @@ class Group:
 Command: TypeAlias = Verb | Group
 
 
+class WrongArgumentError(ArbiterError):
+    """
+    Arguments do not go together; the message says which.
+    """
+
+
 # -- arguments
 # -------------------------------------------------------------------------------------------------------
 
@@ -92,13 +99,20 @@ _OUTPUT = Argument(
         "help": f"Output format: {', '.join(screen.OUTPUTS)} (default: table)",
     },
 )
-_WATCH = Argument(flags=("--watch",), settings={"action": "store_true", "help": "Look again every second"})
+_WATCH = Argument(
+    flags=("--watch",),
+    settings={"action": "store_true", "help": "Look again every second; as JSON, one line for each look"},
+)
 _WAIT = Argument(
     flags=("--wait",), settings={"action": "store_true", "help": "Wait until it is complete, or is not to be"}
 )
 _TIMEOUT = Argument(
     flags=("--timeout",),
-    settings={"type": _seconds, "metavar": "SECONDS", "help": "Wait no longer than this (default: for ever)"},
+    settings={
+        "type": _seconds,
+        "metavar": "SECONDS",
+        "help": "With --wait: wait no longer than this (default: for ever)",
+    },
 )
 _WAITING = (*_SERVER, _WAIT, _TIMEOUT)
 
@@ -112,16 +126,17 @@ def _find(args: argparse.Namespace) -> Path:
 
 
 def _status(args: argparse.Namespace) -> int:
-    path = _find(args)
-    if args.watch:
-        screen.watch(client.follow(path, interval_s=WATCH_S))
-    else:
-        screen.OUTPUTS[args.output](client.report(path))
+    if not args.watch:
+        screen.OUTPUTS[args.output](client.report(_find(args)))
+        return 0
+    if args.output not in screen.WATCHES:
+        raise WrongArgumentError(f"--watch goes with --output {' or '.join(screen.WATCHES)}")
+    screen.WATCHES[args.output](client.follow(_find(args), interval_s=WATCH_S))
     return 0
 
 
 def _rollout_status(args: argparse.Namespace) -> int:
-    patience = client.Patience(args.timeout)
+    patience = _patience(args)
     path = _find(args)
     if args.wait:
         first = next(client.follow(path, limit_s=patience.left_s), None)
@@ -146,13 +161,19 @@ def _reload(args: argparse.Namespace) -> int:
 
 
 def _begin(command: str, args: argparse.Namespace) -> int:
-    patience = client.Patience(args.timeout)
+    patience = _patience(args)
     path = _find(args)
     revision = _order(path, command, patience)["revision"]
     if args.wait:
         return _wait(path, revision, patience)
     _say(f"taken, as revision {revision}")
     return 0
+
+
+def _patience(args: argparse.Namespace) -> client.Patience:
+    if args.timeout is not None and not args.wait:
+        raise WrongArgumentError("--timeout is how long --wait waits: it goes with that")
+    return client.Patience(args.timeout)
 
 
 def _order(path: Path, command: str, patience: client.Patience) -> client.AsJson:
@@ -313,6 +334,9 @@ def perform(run: Callable[[argparse.Namespace], int], args: argparse.Namespace, 
     """
     try:
         return run(args)
+    except WrongArgumentError as error:
+        _fail(prog, str(error))
+        return USAGE_ERROR
     except ArbiterError as error:
         return _fail(prog, str(error))
     except (LookupError, TypeError, AttributeError, ValueError) as error:

@@ -219,7 +219,7 @@ OUTPUTS: Mapping[str, Callable[[AsJson], None]] = {
 # -------------------------------------------------------------------------------------------------------
 
 
-def watch(reports: Iterable[AsJson]) -> None:
+def _watch(reports: Iterable[AsJson]) -> None:
     """Show report after report, in place where there is a terminal."""
     if not sys.stdout.isatty():
         for seen in reports:
@@ -231,6 +231,17 @@ def watch(reports: Iterable[AsJson]) -> None:
     with Live(console=console(sys.stdout), auto_refresh=False, screen=True) as live:
         for seen in reports:
             live.update(drawn(seen), refresh=True)
+
+
+def _write_lines(reports: Iterable[AsJson]) -> None:
+    """Write report after report for another program: each is one line."""
+    for seen in reports:
+        _print(json.dumps(seen))
+        sys.stdout.flush()
+
+
+WATCHES: Mapping[str, Callable[[Iterable[AsJson]], None]] = {"table": _watch, "json": _write_lines}
+"""How reports can be shown one after another."""
 
 
 class Tell(Protocol):

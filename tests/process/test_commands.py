@@ -143,6 +143,17 @@ def test_watch_until_the_server_has_gone(steered: Steered) -> None:
     assert "no server answers" in error or "has not answered" in error
 
 
+def test_watch_for_programs(steered: Steered) -> None:
+    """Each look is one line of JSON."""
+    line = [*CONSOLE, "status", "--watch", "--output", "json", "--socket", str(steered.path)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        seen = [json.loads(process.stdout.readline()) for _ in range(2)]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    assert [report["server"]["pid"] for report in seen] == [steered.server.pid] * 2
+
+
 @contextlib.contextmanager
 def _on_a_terminal(*words: str) -> Iterator[Any]:
     """Run a command on a terminal of its own; the process, and what was drawn so far."""

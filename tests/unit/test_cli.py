@@ -76,6 +76,23 @@ def test_wrong_arguments(line: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "because"),
+    [
+        ("status --watch --output yaml", "--watch goes with --output table or json"),
+        ("rollout restart --timeout 5", "--timeout is how long --wait waits: it goes with that"),
+        ("rollout status --timeout 5", "--timeout is how long --wait waits: it goes with that"),
+        ("reload --timeout 5", "--timeout is how long --wait waits: it goes with that"),
+    ],
+)
+def test_arguments_that_do_not_go_together(
+    line: str, because: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2, and one line, before anybody is asked."""
+    assert cli.main(line.split()) == 2
+    assert capsys.readouterr().err == f"airflow-arbiter: error: {because}\n"
+
+
+@pytest.mark.parametrize(
     ("words", "server"),
     [
         ([], []),
