@@ -8,6 +8,7 @@ of commands is a plain value, so that our own command line and Airflow's are mad
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import sys
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from airflow_arbiter import client, screen
+from airflow_arbiter import answers, client, screen
 from airflow_arbiter.client import LostError
 from airflow_arbiter.errors import ArbiterError, CommandError
 
@@ -77,10 +78,11 @@ class WrongArgumentError(ArbiterError):
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise ValueError(text)
-    return value
+    with contextlib.suppress(ValueError):
+        value = float(text)
+        if 0 < value < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
 
 
 _PID = Argument(
@@ -163,7 +165,7 @@ def _reload(args: argparse.Namespace) -> int:
 def _begin(command: str, args: argparse.Namespace) -> int:
     patience = _patience(args)
     path = _find(args)
-    revision = _order(path, command, patience)["revision"]
+    revision = answers.revision(_order(path, command, patience))
     if args.wait:
         return _wait(path, revision, patience)
     _say(f"taken, as revision {revision}")
@@ -176,7 +178,7 @@ def _patience(args: argparse.Namespace) -> client.Patience:
     return client.Patience(args.timeout)
 
 
-def _order(path: Path, command: str, patience: client.Patience) -> client.AsJson:
+def _order(path: Path, command: str, patience: client.Patience) -> object:
     """
     Give an order, and say what is not known where no answer has come.
 
@@ -332,22 +334,26 @@ def perform(run: Callable[[argparse.Namespace], int], args: argparse.Namespace, 
     :param prog: the program's name, for that line.
     :return: the exit code.
     """
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # for as long as we live
+    if sys.stdout is None:
+        return _fail(prog, "there is no standard output to write to")
     try:
-        return run(args)
+        code = run(args)
+        sys.stdout.flush()
+        return code
     except WrongArgumentError as error:
         _fail(prog, str(error))
         return USAGE_ERROR
     except ArbiterError as error:
         return _fail(prog, str(error))
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
-        # Told by the shape of its answers alone: gunicorn's own server answers to the same words, too.
-        because = f"{type(error).__name__}: {error}"
-        return _fail(prog, f"the answer is not understood, as of a server of another version ({because})")
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever reads has enough, as head(1); the interpreter must not find that out once more.
+    except OSError as error:
+        # The interpreter must not find that out once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # else whoever reads has enough, as head(1)
+            _fail(prog, f"it could not be written: {error.strerror or error}")
         return FAILED
 
 

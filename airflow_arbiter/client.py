@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from airflow_arbiter import finding, meeting
+from airflow_arbiter import answers, finding, meeting
 from airflow_arbiter.errors import ArbiterError, CommandError
 from airflow_arbiter.limits import one_line
 from airflow_arbiter.meeting import Peer
@@ -130,7 +130,7 @@ def ask(path: Path, command: str, *, timeout_s: float = ANSWER_S) -> dict[str, A
             raise LostError(f"the server at {path} has not answered{because}") from error
     if not isinstance(answer, dict) or answer.get("status") != "ok":
         raise CommandError(str(answer.get("error") if isinstance(answer, dict) else answer))
-    data: dict[str, Any] = answer.get("data") or {}
+    data: dict[str, Any] = answer.get("data") or {}  # as gunicorn's protocol says, and not more than that
     return data
 
 
@@ -186,14 +186,16 @@ def report(path: Path, *, timeout_s: float = ANSWER_S) -> AsJson:
 
     :param timeout_s: for the whole of it.
     :raises NoServerError: as :func:`ask`.
+    :raises NotUnderstoodError: when what comes is no report.
     """
     ends_at = time.monotonic() + timeout_s
     try:
-        return ask(path, "status", timeout_s=timeout_s)
+        answer = ask(path, "status", timeout_s=timeout_s)
     except LostError as error:
         if isinstance(error.__cause__, _TOO_LATE):
             raise
-        return ask(path, "status", timeout_s=ends_at - time.monotonic())
+        answer = ask(path, "status", timeout_s=ends_at - time.monotonic())
+    return answers.report(answer)
 
 
 def follow(path: Path, *, interval_s: float = LOOK_S, limit_s: float = math.inf) -> Iterator[AsJson]:

@@ -98,6 +98,23 @@ def test_status(steered: Steered) -> None:
     assert all(str(pid) in table for pid in steered.pids())
 
 
+@pytest.mark.parametrize(
+    ("redirection", "because"),
+    [
+        (">/dev/full", "it could not be written: No space left on device"),
+        (">&-", "there is no standard output to write to"),
+    ],
+)
+@pytest.mark.parametrize("output", ["table", "json"])
+def test_nowhere_to_write(steered: Steered, redirection: str, because: str, output: str) -> None:
+    """One line, exit code 1."""
+    line = [*CONSOLE, "status", "--output", output, "--socket", str(steered.path)]
+    ended = subprocess.run(
+        ["sh", "-c", f'"$@" {redirection}', "sh", *line], capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, ended.stderr) == (1, f"airflow-arbiter: error: {because}\n")
+
+
 def test_status_of_a_stop(steered: Steered) -> None:
     """How far it is can be asked until the last worker has left, and who waits for a rollout is told."""
     with ThreadPoolExecutor() as pool:

@@ -75,6 +75,14 @@ def test_wrong_arguments(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "usage: airflow-arbiter" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "soon"])
+def test_a_time_that_is_none(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is said what is wanted."""
+    with pytest.raises(SystemExit):
+        cli.main(["reload", "--wait", f"--timeout={text}"])
+    assert f"--timeout: '{text}' is no number of seconds above 0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("line", "because"),
     [
@@ -134,6 +142,7 @@ def test_doctor_has_a_help(capsys: pytest.CaptureFixture[str]) -> None:
         pytest.param({"status": "ok"}, id="another-shape"),
         pytest.param({"server": 3, "pool": [], "rollout": {}, "workers": None}, id="other-types"),
         pytest.param([1], id="a-list"),
+        pytest.param({"revision": "1"}, id="a-word-for-a-number"),
     ],
 )
 def test_answers_of_another_version(
@@ -171,6 +180,16 @@ def _answering(path: Path, data: object) -> Iterator[None]:
         finally:
             listener.shutdown(socket.SHUT_RDWR)
             thread.join()
+
+
+def test_a_bug_of_ours_is_not_taken_for_an_answer() -> None:
+    """What is wrong with us is not put down to the server."""
+
+    def run(_args: argparse.Namespace) -> int:
+        raise KeyError("ours")
+
+    with pytest.raises(KeyError, match="ours"):
+        cli.perform(run, argparse.Namespace())
 
 
 def test_an_interrupt_is_no_traceback() -> None:
