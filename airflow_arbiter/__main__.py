@@ -6,10 +6,12 @@ So does ``airflow-arbiter``, unless its first word is one of the commands for a 
 
 from __future__ import annotations
 
+import difflib
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib.machinery import PathFinder
 from types import FrameType
 
 from airflow_arbiter.compat import check_platform
@@ -32,7 +34,32 @@ def console() -> None:
         from airflow_arbiter import cli
 
         sys.exit(cli.main())
+    if near := _misspelt(sys.argv[1:]):
+        sys.stderr.write(
+            f"{PROG}: error: {sys.argv[1]!r} is no command, and there is no such module to serve: "
+            f"did you mean {near!r}?\n"
+        )
+        sys.exit(USAGE_ERROR)
     main()
+
+
+_ELSEWHERE = ("--chdir", "--pythonpath", "-c", "--config")
+"""Options by which an app may be where we do not look."""
+
+
+def _misspelt(words: Sequence[str]) -> str:
+    """
+    Find the command that the first word was meant to be.
+
+    :return: empty where the word may be an app.
+    """
+    if not words or not words[0].isidentifier():
+        return ""
+    near = difflib.get_close_matches(words[0], sorted(COMMANDS), n=1)
+    is_elsewhere = "GUNICORN_CMD_ARGS" in os.environ or any(word.startswith(_ELSEWHERE) for word in words)
+    if not near or is_elsewhere or PathFinder.find_spec(words[0], ["", *sys.path]) is not None:
+        return ""
+    return near[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

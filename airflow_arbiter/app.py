@@ -31,7 +31,10 @@ USAGE = "%(prog)s [OPTIONS] [APP_MODULE]"
 USAGE_ERROR = 2
 COMMANDS_HELP = (
     "In place of all this, airflow-arbiter takes commands for a server that runs: doctor, reload, rollout, "
-    "scale, status, worker."
+    "scale, status, worker. airflow-arbiter COMMAND --help tells of one."
+)
+ABOUT = (
+    f"Serve APP_MODULE, or without it, and without any word at all, the Airflow API server. {COMMANDS_HELP}"
 )
 
 _DEFAULTS: dict[str, Any] = {
@@ -333,7 +336,7 @@ def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str], *, source:
 
 def _make_ours(parser: argparse.ArgumentParser) -> None:
     """Leave values to the settings, and let ``--version`` tell ours too, not gunicorn's under our name."""
-    parser.epilog = COMMANDS_HELP
+    parser.description = ABOUT
     for action in parser._actions:
         action.type = None
         if isinstance(action, argparse._VersionAction):

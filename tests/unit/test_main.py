@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import airflow_arbiter
-from airflow_arbiter import settings
+from airflow_arbiter import __main__, app, settings
 
 ROOT = str(Path(airflow_arbiter.__file__).parent.parent)
 
@@ -49,6 +49,52 @@ def test_help_lists_our_options(here: Path) -> None:
     flags = re.findall(r"^  (--[\w-]+)", ours[0], flags=re.MULTILINE)
     assert sorted(flags) == sorted(setting.cli[0] for setting in settings.OURS)
     assert all(" ".join(str(setting.short).split()) in " ".join(ours[0].split()) for setting in settings.OURS)
+
+
+def test_help_says_what_it_does_without_a_word(here: Path) -> None:
+    """Serving, and what else there is, before all the options."""
+    about, _ = " ".join(run(here, "--help").stdout.split()).split(" options: ", 1)
+    assert "without any word at all, the Airflow API server" in about
+    assert app.COMMANDS_HELP in about
+
+
+@pytest.mark.parametrize(
+    ("word", "near"), [("stauts", "status"), ("rolout", "rollout"), ("docter", "doctor"), ("scael", "scale")]
+)
+def test_a_command_that_is_misspelt(monkeypatch: pytest.MonkeyPatch, word: str, near: str) -> None:
+    """It is not taken for an app, and the near one is named."""
+    monkeypatch.delenv("GUNICORN_CMD_ARGS", raising=False)
+    assert __main__._misspelt([word, "--output", "json"]) == near
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "--workers 3", "hello", "stauts:app", "pkg.stauts", "statist", "stauts --chdir=/srv", "stauts -c x"],
+)
+def test_what_may_be_an_app_is_served(here: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    """Whatever is no near miss, or can be imported, or may be elsewhere."""
+    monkeypatch.chdir(here)
+    monkeypatch.delenv("GUNICORN_CMD_ARGS", raising=False)
+    (here / "statist.py").touch()
+    assert __main__._misspelt(line.split()) == ""
+
+
+def test_a_misspelt_command_ends_with_2(here: Path) -> None:
+    """In one line, before anything is served."""
+    environment = {name: value for name, value in os.environ.items() if name != "GUNICORN_CMD_ARGS"}
+    ended = subprocess.run(
+        [sys.executable, "-c", "from airflow_arbiter.__main__ import console; console()", "stauts"],
+        capture_output=True,
+        text=True,
+        cwd=here,
+        env={**environment, "PYTHONPATH": ROOT},
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == (
+        "airflow-arbiter: error: 'stauts' is no command, and there is no such module to serve: "
+        "did you mean 'status'?\n"
+    )
 
 
 @pytest.mark.parametrize(
