@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +32,9 @@ CHART = {
 }
 """Keys of the official chart. Source: apache/airflow 1.18, chart/values.yaml and values.schema.json."""
 
+CHART_PROBES = "/api/v2/monitor/health"
+"""What all of its probes ask. Source: as above, chart/templates/api-server/api-server-deployment.yaml."""
+
 each = pytest.mark.parametrize("file", [deployed.manifest, deployed.values, deployed.compose])
 
 
@@ -54,8 +58,7 @@ def test_values_are_what_the_chart_takes() -> None:
     assert set(server) <= CHART["apiServer"]
     probes = {name: server[name] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
     assert all(set(probe) <= CHART["probe"] for probe in probes.values())
-    # As chart/templates/api-server/api-server-deployment.yaml has it.
-    path = {"httpGet": {"path": "/api/v2/version", "port": 8080}}
+    path = {"httpGet": {"path": CHART_PROBES, "port": 8080}}
     pod = deployed.documents(deployed.MANIFEST)[0]
     pod["spec"]["strategy"] = server["strategy"]
     pod["spec"]["template"]["spec"] = {
@@ -134,6 +137,21 @@ def test_probes_ask_what_is_served() -> None:
     }
     (_, service, _) = deployed.documents(deployed.MANIFEST)
     assert service["spec"]["ports"][0]["targetPort"] == port["name"]
+
+
+def test_the_charts_liveness_outlasts_a_database() -> None:
+    """It asks the database, so it is far more patient than the manifest's; the page has a patch."""
+    page = (deployed.DEPLOY.parent / "docs" / "kubernetes.md").read_text()
+    assert f"all three probes ask `{CHART_PROBES}`" in page
+    assert f"makes liveness wait for {deployed.values().liveness_s} s" in page
+    assert deployed.values().liveness_s >= 4 * deployed.manifest().liveness_s
+    (patch,) = (json.loads(text) for text in re.findall(r"```json\n(.*?)```", page, re.DOTALL))
+    (container,) = deployed.documents(deployed.MANIFEST)[0]["spec"]["template"]["spec"]["containers"]
+    folder = "/spec/template/spec/containers/0/livenessProbe/"
+    assert {step["path"].removeprefix(folder): step["value"] for step in patch} == {
+        "httpGet/path": container["livenessProbe"]["httpGet"]["path"],
+        "failureThreshold": container["livenessProbe"]["failureThreshold"],
+    }
 
 
 def test_replicas_share_their_keys() -> None:
