@@ -169,7 +169,7 @@ class Server:
         """Our events of one name, in order."""
         events = []
         for line in self.log().splitlines():
-            event = _read_event(line)
+            event = read_event(line)
             if event and event.name == name:
                 events.append(event)
         return events
@@ -205,7 +205,7 @@ class Server:
         eventually(is_done, what=f"{rollouts} complete rollouts", within_s=within_s)
 
 
-def _read_event(line: str) -> SeenEvent | None:
+def read_event(line: str) -> SeenEvent | None:
     """Read a line of the log, in either format; None if it is no event of ours."""
     if line.startswith("{"):
         values = {key: str(value) for key, value in json.loads(line).items()}
