@@ -2,7 +2,8 @@
 The commands for a server that runs: ``airflow-arbiter status`` and its like, and ``airflow arbiter status``.
 
 Owns their names, arguments and exit codes: 0 done, 1 not done or nobody there, 2 a wrong argument. The tree
-of commands is a plain value, so that our own command line and Airflow's are made of the same.
+of commands is a plain value, so that our own command line and Airflow's are made of the same. What they do is
+in :mod:`airflow_arbiter.verbs`.
 """
 
 from __future__ import annotations
@@ -17,15 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from airflow_arbiter import answers, client, screen
-from airflow_arbiter.client import LostError
-from airflow_arbiter.errors import ArbiterError, CommandError
+from airflow_arbiter import screen, verbs
+from airflow_arbiter.errors import ArbiterError
+from airflow_arbiter.verbs import FAILED, WrongArgumentError
 
 PROG = "airflow-arbiter"
-FAILED = 1
 USAGE_ERROR = 2
 INTERRUPTED = 130
-WATCH_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +64,6 @@ class Group:
 
 
 Command: TypeAlias = Verb | Group
-
-
-class WrongArgumentError(ArbiterError):
-    """
-    Arguments do not go together; the message says which.
-    """
 
 
 # -- arguments
@@ -119,124 +112,8 @@ _TIMEOUT = Argument(
 _WAITING = (*_SERVER, _WAIT, _TIMEOUT)
 
 
-# -- what they do
+# -- the tree
 # -------------------------------------------------------------------------------------------------------
-
-
-def _find(args: argparse.Namespace) -> Path:
-    return client.find(pid=args.pid, path=args.socket)
-
-
-def _status(args: argparse.Namespace) -> int:
-    if not args.watch:
-        screen.OUTPUTS[args.output](client.report(_find(args)))
-        return 0
-    if args.output not in screen.WATCHES:
-        raise WrongArgumentError(f"--watch goes with --output {' or '.join(screen.WATCHES)}")
-    screen.WATCHES[args.output](client.follow(_find(args), interval_s=WATCH_S))
-    return 0
-
-
-def _rollout_status(args: argparse.Namespace) -> int:
-    patience = _patience(args)
-    path = _find(args)
-    if args.wait:
-        first = next(client.follow(path, limit_s=patience.left_s), None)
-        return _wait(path, None if first is None else _under_way(first), patience)
-    seen = client.report(path)
-    _say(screen.rollout_words(seen))
-    return FAILED if seen["rollout"]["stalled"] else 0
-
-
-def _under_way(seen: client.AsJson) -> int | None:
-    """The number of the last restart or reload, if that is not over."""
-    revision: int = seen["rollout"]["revision"]
-    return revision if revision in seen["rollout"]["open"] else None
-
-
-def _restart(args: argparse.Namespace) -> int:
-    return _begin("rollout restart", args)
-
-
-def _reload(args: argparse.Namespace) -> int:
-    return _begin("reload", args)
-
-
-def _begin(command: str, args: argparse.Namespace) -> int:
-    patience = _patience(args)
-    path = _find(args)
-    revision = answers.revision(_order(path, command, patience))
-    if args.wait:
-        return _wait(path, revision, patience)
-    _say(f"taken, as revision {revision}")
-    return 0
-
-
-def _patience(args: argparse.Namespace) -> client.Patience:
-    if args.timeout is not None and not args.wait:
-        raise WrongArgumentError("--timeout is how long --wait waits: it goes with that")
-    return client.Patience(args.timeout)
-
-
-def _order(path: Path, command: str, patience: client.Patience) -> object:
-    """
-    Give an order, and say what is not known where no answer has come.
-
-    :raises LostError: then, or another error as :func:`client.ask`.
-    """
-    try:
-        return client.ask(path, command, timeout_s=patience.for_an_answer_s)
-    except LostError as error:
-        raise LostError(f"{error}; it may still do what it was told") from error
-
-
-def _wait(path: Path, revision: int | None, patience: client.Patience) -> int:
-    """
-    Wait until a rollout is complete.
-
-    :raises CommandError: when it is not to be, or not within the time.
-    """
-    stands = "the server has not answered"
-    with screen.progress() as tell:
-        for seen in client.follow(path, limit_s=patience.left_s):
-            because = client.verdict(seen, revision)
-            tell(seen, is_complete=because == "")
-            if because is not None:
-                break
-            stands = screen.rollout_words(seen)
-        else:
-            raise CommandError(f"not complete within {patience.limit_s:g} s: {stands}")
-    if because:
-        raise CommandError(f"not complete: {because}")
-    _say(f"complete: {seen['pool']['available']} of {seen['pool']['target']} workers available")
-    return 0
-
-
-def _plainly(command: str) -> Callable[[argparse.Namespace], int]:
-    """A command that the server only takes."""
-
-    def run(args: argparse.Namespace) -> int:
-        _order(_find(args), command.format(**vars(args)), client.Patience())
-        _say("taken")
-        return 0
-
-    return run
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-
-
-def _doctor(args: argparse.Namespace) -> int:
-    from airflow_arbiter import doctor, examination
-
-    words = args.server[1:] if args.server[:1] == ["--"] else args.server
-    advice = doctor.advise(examination.examine(words))
-    width = max(len(name) for name, _ in advice)
-    for name, text in advice:
-        _say(f"{name:<{width}}  {text}")
-    return 0
-
 
 _DOCTOR = "doctor"
 
@@ -244,36 +121,38 @@ COMMANDS: tuple[Command, ...] = (
     Verb(
         name="status",
         help="Tell how the server and its workers are",
-        run=_status,
+        run=verbs.status,
         arguments=(*_SERVER, _OUTPUT, _WATCH),
     ),
     Group(
         name="rollout",
         help="The replacing of workers",
         verbs=(
-            Verb(name="restart", help="Replace all workers, one by one", run=_restart, arguments=_WAITING),
+            Verb(
+                name="restart", help="Replace all workers, one by one", run=verbs.restart, arguments=_WAITING
+            ),
             Verb(
                 name="status",
                 help="Tell how far the replacing of workers is; exit code 1 where it is held up",
-                run=_rollout_status,
+                run=verbs.rollout_status,
                 arguments=_WAITING,
             ),
             Verb(
                 name="pause",
                 help="Replace no worker until resume; those that are lost still are",
-                run=_plainly("rollout pause"),
+                run=verbs.plainly("rollout pause"),
                 arguments=_SERVER,
             ),
             Verb(
                 name="resume",
                 help="Go on with the replacing of workers",
-                run=_plainly("rollout resume"),
+                run=verbs.plainly("rollout resume"),
                 arguments=_SERVER,
             ),
             Verb(
                 name="abort",
                 help="Give up the restarts and reloads that are under way",
-                run=_plainly("rollout abort"),
+                run=verbs.plainly("rollout abort"),
                 arguments=_SERVER,
             ),
         ),
@@ -281,13 +160,13 @@ COMMANDS: tuple[Command, ...] = (
     Verb(
         name="reload",
         help="Take in the configuration and the code anew, and replace all workers",
-        run=_reload,
+        run=verbs.reload,
         arguments=_WAITING,
     ),
     Verb(
         name="scale",
         help="Want another number of workers",
-        run=_plainly("scale {workers}"),
+        run=verbs.plainly("scale {workers}"),
         arguments=(Argument(flags=("workers",), settings={"type": int, "metavar": "N"}), *_SERVER),
     ),
     Group(
@@ -297,7 +176,7 @@ COMMANDS: tuple[Command, ...] = (
             Verb(
                 name="stop",
                 help="Replace a worker: it leaves once its successor serves",
-                run=_plainly("worker stop {worker}"),
+                run=verbs.plainly("worker stop {worker}"),
                 arguments=(Argument(flags=("worker",), settings={"type": int, "metavar": "PID"}), *_SERVER),
             ),
         ),
@@ -306,7 +185,7 @@ COMMANDS: tuple[Command, ...] = (
         name=_DOCTOR,
         help="Boot a worker for a moment, beside what runs, and say what to set. Master hooks, log files and "
         "metrics of the configuration are left out; hooks of a worker, and what the app does, are not",
-        run=_doctor,
+        run=verbs.examine,
         arguments=(
             Argument(
                 flags=("server",),
