@@ -33,7 +33,11 @@ CHART = {
 """Keys of the official chart. Source: apache/airflow 1.18, chart/values.yaml and values.schema.json."""
 
 CHART_PROBES = "/api/v2/monitor/health"
-"""What all of its probes ask. Source: as above, chart/templates/api-server/api-server-deployment.yaml."""
+"""
+What all of its probes ask.
+
+Source: apache/airflow, chart/templates/api-server/api-server-deployment.yaml, at 024658b and at b958433.
+"""
 
 each = pytest.mark.parametrize("file", [deployed.manifest, deployed.values, deployed.compose])
 
