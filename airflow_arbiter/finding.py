@@ -71,5 +71,6 @@ def held_by(pid: int) -> list[Path]:
 
     with contextlib.suppress(psutil.Error, OSError):
         held = {Path(found.laddr or "/") for found in psutil.Process(pid).net_connections(kind="unix")}
-        return [path for path in held if meeting.pid_of(path) == pid and meeting.is_living(path)]
+        named = [path for path in held if path.is_absolute() and meeting.pid_of(path) == pid]
+        return [path for path in named if meeting.is_living(path)]
     return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import tempfile
@@ -47,6 +48,19 @@ def test_a_client_finds_the_living(folder: Path, monkeypatch: pytest.MonkeyPatch
     finally:
         for listener in listeners:
             listener.close()
+
+
+def test_what_a_process_holds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is named like a master's, by a whole path: another folder may have a file of that name."""
+    monkeypatch.chdir(folder)
+    mine = f"host-{os.getpid()}.sock"
+    with contextlib.ExitStack() as held:
+        for name in (str(folder / mine), str(folder / "http.sock"), f"\0{mine}", f"relative-{mine}"):
+            listener = held.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind(name)
+            listener.listen()
+        assert finding.held_by(os.getpid()) == [folder / mine]
+    assert finding.held_by(os.getpid()) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may ask for others")
