@@ -160,12 +160,17 @@ class WorkerKeeper(Arbiter):
         """
         Leave nothing to a child that is the master's alone.
 
-        :raises Exception: whatever the hook ``pre_fork`` raises.
+        :raises IntegrationError: for a hook ``pre_fork`` that would end the process.
+        :raises Exception: whatever else it raises.
         """
-        self.cfg.pre_fork(self, worker)
+        try:
+            self.cfg.pre_fork(self, worker)
+        except SystemExit as error:
+            # Let through, it would end the server and not only the making of this worker.
+            raise IntegrationError(f"the hook pre_fork raised SystemExit: {error}") from error
         try:
             self.app.prepare_fork()
-        except Exception:
+        except (Exception, SystemExit):
             # What cannot be given back must not keep the service from its workers.
             events.publish_exception("worker.prepare_failed", level="warning", age=worker.age)
         # What is still in the buffers would be written once more by every child. They may be closed, or full.

@@ -44,9 +44,9 @@ NEVER_CALLED = ("worker_int", "worker_abort", "pre_request", "post_request", "ss
 """By no ASGI worker: they are of gunicorn's own workers."""
 
 
-def raising(hook: str) -> str:
+def raising(hook: str, error: str = "RuntimeError") -> str:
     """A configuration in which a hook raises."""
-    return f"def {hook}({ARGUMENTS[hook]}): raise RuntimeError('hook is broken')"
+    return f"def {hook}({ARGUMENTS[hook]}): raise {error}('hook is broken')"
 
 
 def test_every_hook_is_tested() -> None:
@@ -112,14 +112,17 @@ def test_hook_that_breaks_an_upgrade_ends_only_the_new_master(
     assert server.wait_exit() == 0
 
 
+@pytest.mark.parametrize("error", ["RuntimeError", "SystemExit"])
 @pytest.mark.parametrize("hook", STALLS)
-def test_hook_that_breaks_new_workers_stalls_the_rollout(start: Start, tmp_path: Path, hook: str) -> None:
+def test_hook_that_breaks_new_workers_stalls_the_rollout(
+    start: Start, tmp_path: Path, hook: str, error: str
+) -> None:
     """Where no new worker can be made any more, the old ones serve on, and all is well once the hook is."""
     config = tmp_path / "conf.py"
     config.write_text("")
     server = start(f"--config={config}", workers=2)
     old = server.wait_ready(2)
-    config.write_text(raising(hook))
+    config.write_text(raising(hook, error))
     with Load(server.port, clients=4) as load:
         server.send(signal.SIGHUP)
         server.wait_event("rollout.stalled", 2)
