@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from types import FrameType
 from typing import Any
 
@@ -88,7 +88,7 @@ def _resume(arbiter: AirflowArbiter, handover: Handover) -> None:
     succession.adopt(arbiter, handover)
     arbiter.reloader.retry_s = handover.retry_s
     arbiter.show_title("loading")
-    ears = _Ears(LATER_SIGNALS)
+    ears = _Ears(LATER_SIGNALS, note=arbiter.SIG_QUEUE.put_nowait)
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what has come meanwhile is heard here
         arbiter.reloader.settle_watch()
@@ -103,8 +103,6 @@ def _resume(arbiter: AirflowArbiter, handover: Handover) -> None:
             arbiter.reloader.fail(f"{type(error).__name__}: {error}")
     ears.is_loading = False
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    for missed in ears.later:
-        os.kill(os.getpid(), missed)  # once more, for the loop: it stays pending until there is one
     unsupervised_s = round(time.monotonic() - handover.left_at, 3)
     if handover.wanted:
         arbiter.reloader.carry_on(handover.wanted)
@@ -137,19 +135,21 @@ class _Ears:
     Nothing is blocked meanwhile: programs that the app starts while it is loaded would inherit that for life.
 
     :param later: signals that are only noted.
+    :param note: takes each of them, in order. Sent once more, for the loop, they would be pending together:
+        the kernel keeps one of a kind, and delivers them by number.
     :ivar asked: the signals to end that came.
-    :ivar later: the others.
     :ivar is_loading: whether one raises SystemExit in whatever runs; if not, it is only noted.
     """
 
-    def __init__(self, later: Collection[int] = ()) -> None:
+    def __init__(
+        self, later: Collection[int] = (), *, note: Callable[[int], object] = lambda _sig: None
+    ) -> None:
         self.asked: list[int] = []
-        self.later: list[int] = []
         self.is_loading = True
         for sig in EXIT_SIGNALS:
             signal.signal(sig, self._hear)
         for other in later:
-            signal.signal(other, lambda sig, _: self.later.append(sig))
+            signal.signal(other, lambda sig, _frame: note(sig))
 
     def _hear(self, sig: int, _frame: FrameType | None) -> None:
         self.asked.append(sig)
