@@ -54,6 +54,7 @@ class _ArbiterApplication(BaseApplication):
 
     cfg: Any
     environ: dict[str, str]
+    _configured_environ: dict[str, str]
 
     def run(self) -> None:
         """
@@ -67,7 +68,7 @@ class _ArbiterApplication(BaseApplication):
                 "the program that serves is loaded anew for a reload, and would start a second server; put "
                 "its run() under `if __name__ == '__main__':`"
             )
-        self.environ = dict(os.environ)
+        self.environ = _with_changes(self.environ, since=self._configured_environ)
         try:
             launch.start(self)
         except SettingsError as error:
@@ -98,11 +99,13 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
         arguments: Sequence[str] | None = None,
         prog: str | None = None,
     ) -> None:
+        # Before the configuration runs, and after: what it sets is not for later images, whose own says anew.
         self.environ = dict(os.environ)
         self._options = dict(cfg or {})
         self._arguments = arguments
         self.app_uri: str | None = None
         super().__init__(USAGE, prog=prog)
+        self._configured_environ = dict(os.environ)
 
     # -- options ---------------------------------------------------------------------------------------------
 
@@ -318,6 +321,25 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
         """Give back, at the end of a worker, what the app holds beyond its lifespan."""
         if self.app_uri is None:
             _airflow().dispose_orm()
+
+
+def _with_changes(environment: Mapping[str, str], *, since: Mapping[str, str]) -> dict[str, str]:
+    """
+    Bring in what was set and unset in our environment by the program that serves.
+
+    :param environment: where to bring it in.
+    :param since: our environment as it was before.
+    """
+    changed = dict(environment)
+    for name in {*since, *os.environ}:
+        value = os.environ.get(name)
+        if value == since.get(name):
+            continue
+        if value is None:
+            changed.pop(name, None)
+        else:
+            changed[name] = value
+    return changed
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str], *, source: str) -> dict[str, Any]:

@@ -24,6 +24,40 @@ from harness.waiting import eventually
 UNSHARE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
+def test_the_environment_is_the_programs_and_not_an_older_configurations(
+    start: Start, tmp_path: Path
+) -> None:
+    """What a configuration has set goes with it; what the program has set or unset before `run()` stays."""
+    config, program = tmp_path / "conf.py", tmp_path / "program.py"
+    config.write_text("import os\nos.environ['FEATURE'] = 'on'")
+    program.write_text(_SETS_AND_UNSETS.format(config=str(config)))
+    server = start(
+        command=[sys.executable, str(program)], env={"UNSET": "outside", "KEPT": "outside"}, workers=1
+    )
+    server.wait_ready(1)
+    asked = "/environment?name=FEATURE&name=SET&name=UNSET&name=KEPT"
+    assert server.get(asked) == (200, b"on,by the program,None,outside")
+    config.write_text("")
+    server.send(signal.SIGHUP)
+    server.wait_event("rollout.completed")
+    assert server.get(asked) == (200, b"None,by the program,None,outside")
+
+
+_SETS_AND_UNSETS = """
+import os
+import sys
+
+from airflow_arbiter import AirflowGunicornApp
+
+if __name__ == "__main__":
+    cfg = {{"wsgi_app": "faulty:app", "config": {config!r}, "preload_app": True}}
+    app = AirflowGunicornApp(cfg, arguments=sys.argv[1:])
+    os.environ["SET"] = "by the program"
+    del os.environ["UNSET"]
+    app.run()
+"""
+
+
 def test_as_pid_1(start: Start, code: CodeApp) -> None:
     """As a container's first process, which nothing may end, and which has no default actions."""
     _skip_unless_unshare()
