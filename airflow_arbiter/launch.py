@@ -19,6 +19,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import AppImportError
 
 from airflow_arbiter import capture, events, preload, succession
+from airflow_arbiter.alarm import alarm
 from airflow_arbiter.arbiter import EXIT_SIGNALS, AirflowArbiter
 from airflow_arbiter.errors import ForkSafetyError, SettingsError
 from airflow_arbiter.handover import Handover
@@ -92,7 +93,10 @@ def _resume(arbiter: AirflowArbiter, handover: Handover) -> None:
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what has come meanwhile is heard here
         arbiter.reloader.settle_watch()
-        arbiter.load(warmup_limit_s=preload.limit_after(handover.warmup_s))
+        # It has gone well a moment ago, within the same time. Nobody looks after the workers meanwhile, so
+        # that an import that hangs now must end.
+        with alarm(arbiter.cfg.worker_boot_timeout):
+            arbiter.load(warmup_limit_s=preload.limit_after(handover.warmup_s))
     except BaseException as error:
         # As in a first start, but there is somebody to stay for. First of all, because a second signal would
         # leave this frame with nobody to end the workers:

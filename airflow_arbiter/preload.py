@@ -15,19 +15,18 @@ import ctypes
 import gc
 import logging
 import os
-import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 from uvicorn.config import Config
 
 from airflow_arbiter import events, fork_safety, immortal
+from airflow_arbiter.alarm import LateError, alarm
 from airflow_arbiter.health import ASGIApp, Outcome, ProbeResult, describe, probe
 
 LIMIT_S = 20.0
@@ -42,9 +41,6 @@ JOIN_LIMIT_S = 1.0
 AGAIN_FACTOR, AGAIN_FLOOR_S = 3.0, 1.0
 """What a warm-up gets that has gone well a moment ago, as a multiple of what it took, and in seconds more."""
 
-ALARM_PAUSE_S = 0.5
-"""After its limit, what goes on all the same is broken off again and again."""
-
 _ASKED_WHO = (401, 403)
 """Statuses of a path that wants to know who asks: all but the user has been warmed up."""
 
@@ -53,14 +49,6 @@ _GC_THRESHOLD = 50_000
 
 _stuck: list[threading.Thread] = []
 """Threads of the warm-up that have not ended with it."""
-
-
-class _LateError(BaseException):
-    """
-    The warm-up takes too long; raised in whatever the main thread does.
-
-    No Exception, so that apps let it through, and no SystemExit, so that the event loop survives it.
-    """
 
 
 @dataclass(slots=True)
@@ -189,10 +177,10 @@ def _warm_up(app: Any, asgi_app: Any, limit_s: float) -> float:
     course = _Course()
     has_ended = False
     try:
-        with _alarm(limit_s), _passing_loop() as loop:
+        with alarm(limit_s), _passing_loop() as loop:
             loop.run_until_complete(_ask(app, asgi_app, course, ends_at=began_at + limit_s))
             has_ended = True
-    except _LateError:
+    except LateError:
         course.failures[""] = f"not done within {limit_s:g} s, and broken off where it was"
     except (Exception, SystemExit) as error:
         # SystemExit of the app's; or of a signal to end, which whoever loads the app has noted.
@@ -224,7 +212,7 @@ async def _ask(app: Any, asgi_app: Any, course: _Course, *, ends_at: float) -> N
         for path in app.cfg.warmup_path:
             left_s = min(PATH_LIMIT_S, ends_at - time.monotonic())
             result = await probe(loaded_app, path, state={}, timeout_s=max(0.0, left_s))
-            if isinstance(result.error, _LateError):
+            if isinstance(result.error, LateError):
                 raise result.error
             if _is_warm(result):
                 course.warm.append(path)
@@ -272,36 +260,6 @@ def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
         names = " ".join(sorted(str(task.get_coro()) for task in tasks))
         events.publish("preload.tasks_ended", level="warning", tasks=names)
     loop.run_until_complete(loop.shutdown_asyncgens())
-
-
-@contextlib.contextmanager
-def _alarm(limit_s: float) -> Iterator[None]:
-    """
-    Raise :class:`_LateError` when the time is over.
-
-    A signal, because the app may block the event loop, and no timeout of asyncio's would come then. What
-    blocks in an extension module that does not let signals through, it cannot break off.
-    """
-    is_over = False
-
-    def ring(_sig: int, _frame: FrameType | None) -> None:
-        if not is_over:
-            raise _LateError
-
-    began_at = time.monotonic()
-    old_handler = signal.signal(signal.SIGALRM, ring)
-    old_mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})  # a new image blocks all
-    others_s, _ = signal.setitimer(signal.ITIMER_REAL, limit_s, ALARM_PAUSE_S)
-    try:
-        yield
-    finally:
-        is_over = True
-        # A process has one such timer, and an errand ends itself by it.
-        left_s = max(0.01, others_s - (time.monotonic() - began_at)) if others_s else 0.0
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old_handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
-        signal.setitimer(signal.ITIMER_REAL, left_s)
 
 
 @contextlib.contextmanager

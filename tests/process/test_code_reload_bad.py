@@ -122,25 +122,27 @@ def test_a_broken_configuration_harms_nobody(
 # -- good in the preflight, bad a moment later
 # ---------------------------------------------------------------------------------------------
 
-BREAKS = "if os.path.exists(FOLDER + '/broken') and os.getpid() == {pid}: raise RuntimeError('broken')"
+BREAKS = "if os.path.exists(FOLDER + '/broken') and os.getpid() == {pid}: {how}"
+RAISES, HANGS = "raise RuntimeError('broken')", "import time; time.sleep(999)"
 
 
-def _break_the_new_image(server: Server, code: CodeApp) -> list[int]:
+def _break_the_new_image(server: Server, code: CodeApp, how: str = RAISES) -> list[int]:
     """Let the import fail in the master only; the result is who served before."""
     old = [worker.pid for worker in server.ready()]
     (code.folder / "broken").touch()
-    code.write("two", at_import=BREAKS.format(pid=server.pid))
+    code.write("two", at_import=BREAKS.format(pid=server.pid, how=how))
     server.send(signal.SIGHUP)
     server.wait_event("reload.failed")
     eventually(lambda: title(server.pid) == FAILED, what="the title tells")
     return old
 
 
-def test_code_that_breaks_between_preflight_and_exec(start: Start, code: CodeApp) -> None:
+@pytest.mark.parametrize("how", [RAISES, HANGS], ids=["raises", "hangs"])
+def test_code_that_breaks_between_preflight_and_exec(start: Start, code: CodeApp, how: str) -> None:
     """The workers are kept; one that dies is missed until the code is good again, which needs no signal."""
-    server = _serve(start, code)
+    server = _serve(start, code, "--worker-boot-timeout=3")
     with Load(server.port, clients=4, pause_s=0.002) as load:
-        old = _break_the_new_image(server, code)
+        old = _break_the_new_image(server, code, how)
         server.wait_event("reload.failed", 2)  # tries again by itself
         assert [worker.pid for worker in server.ready()] == old
     assert load.failures == {}
@@ -232,12 +234,14 @@ def test_the_end_of_a_master_without_configuration(
     assert not (tmp_path / "socket").exists()
 
 
-def _serve_with_breaking_configuration(start: Start, code: CodeApp, tmp_path: Path) -> Server:
+def _serve_with_breaking_configuration(
+    start: Start, code: CodeApp, tmp_path: Path, how: str = RAISES
+) -> Server:
     config = tmp_path / "conf.py"
     files = (f"--pid={tmp_path / 'pid'}", f"--bind=unix:{tmp_path / 'socket'}", "--graceful-timeout=1")
     config.write_text("")
     server = _serve(start, code, f"--config={config}", *files)
     (code.folder / "broken").touch()
-    config.write_text(f"import os\nFOLDER = {str(code.folder)!r}\n{BREAKS.format(pid=server.pid)}")
+    config.write_text(f"import os\nFOLDER = {str(code.folder)!r}\n{BREAKS.format(pid=server.pid, how=how)}")
     code.write("two")
     return server

@@ -3,36 +3,10 @@
 from __future__ import annotations
 
 import gc
-import signal
-from collections.abc import Iterator
 
 import pytest
 
 from airflow_arbiter import preload
-
-
-@pytest.fixture(autouse=True)
-def no_timer() -> Iterator[None]:
-    """Without the timer that limits each test."""
-    others = signal.setitimer(signal.ITIMER_REAL, 0)
-    yield
-    signal.setitimer(signal.ITIMER_REAL, *others)
-
-
-def test_the_alarm_gives_back_the_timer_of_others() -> None:
-    """A process has one such timer; an errand, which warms up too, ends itself by it."""
-    signal.setitimer(signal.ITIMER_REAL, 3600.0)
-    with preload._alarm(10.0):
-        pass
-    left_s, _ = signal.getitimer(signal.ITIMER_REAL)
-    assert 3500.0 < left_s <= 3600.0
-
-
-def test_the_alarm_leaves_no_timer() -> None:
-    """What nobody had set does not ring later."""
-    with preload._alarm(10.0):
-        pass
-    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("of_the_app", [(123456, 5, 5), (0, 10, 10)])
