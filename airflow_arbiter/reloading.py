@@ -1,9 +1,10 @@
 """
 When a master takes in new code: who asks for it, and what must go well before.
 
-Owns the order: asked, preflight, new image. Asked again meanwhile, the preflight begins anew, once; who asks
-still more often gets another reload after this one. A preflight that fails leaves everything as it was; where
-time may heal it (not ready yet, no memory, no process), it is tried again. Never waits.
+Owns the order: asked, preflight, new image; without preload: asked, the configuration tried, taken in. Both
+are tried in errands. Asked again meanwhile, the errand begins anew, once; who asks still more often gets
+another reload after this one. One that fails leaves everything as it was; where time may heal it (not ready
+yet, no memory, no process), it is tried again. Never waits.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import psutil
 
-from airflow_arbiter import events, handover, history, limits, succession
+from airflow_arbiter import events, handover, history, limits, rereading, succession
 from airflow_arbiter.children import WorkerKeeper
 from airflow_arbiter.errand import Errand
 from airflow_arbiter.errors import ArbiterError, IntegrationError
@@ -51,7 +53,8 @@ class Reloader:
         self._wanted = ""
         self._again = ""  # why it will be tried again
         self._is_restarted = False
-        self._preflight: Errand | None = None
+        self._errand: Errand | None = None
+        self._is_preflight = False  # the errand; or else it only tries the configuration
         self._message = Handover()
         self._passed = ""
         self._warmup_s = 0.0  # what it took in the preflight that has passed
@@ -62,8 +65,13 @@ class Reloader:
 
     @property
     def is_running(self) -> bool:
-        """Whether a preflight is under way, or has gone well a moment ago."""
-        return self._preflight is not None or bool(self._passed)
+        """Whether an errand is under way, or a preflight has gone well a moment ago."""
+        return self._errand is not None or bool(self._passed)
+
+    @property
+    def _tried(self) -> str:
+        """What is new, and tried by the errand."""
+        return "code" if self._is_preflight else "configuration"
 
     @property
     def is_pending(self) -> bool:
@@ -136,18 +144,18 @@ class Reloader:
             wakeup = self._master.wakeup
             if self._watch.turn(watch=wakeup.watch, forget=wakeup.forget):
                 self.want("folder changed")
-        if self._preflight is not None:
-            self._look_at_preflight(self._preflight)
+        if self._errand is not None:
+            self._look_at_errand(self._errand)
         if self._again and not self.is_running and time.monotonic() >= self._retry_at:
             self._wanted, self._again = self._wanted or self._again, ""
         if self._passed:
             if not may_leave:
                 return  # with the next turn, which comes at once
             self._succeed()  # also where there is a new wish: what is there at the exec is what comes in
-        elif self._wanted and not (self._is_restarted and self._preflight is not None):
-            # What a preflight has seen is old once somebody asks again, and perhaps mended. It begins anew,
-            # but once: who asks more often than a preflight takes would otherwise never get anything.
-            self._is_restarted = self._preflight is not None
+        elif self._wanted and not (self._is_restarted and self._errand is not None):
+            # What an errand has seen is old once somebody asks again, and perhaps mended. It begins anew,
+            # but once: who asks more often than an errand takes would otherwise never get anything.
+            self._is_restarted = self._errand is not None
             reason, self._wanted = self._wanted, ""
             self.cancel()
             self._begin(reason)
@@ -173,10 +181,10 @@ class Reloader:
     def cancel(self) -> None:
         """End what is under way."""
         self._passed = ""
-        preflight, self._preflight = self._preflight, None
-        if preflight is not None:
-            self._master.wakeup.forget(preflight.fd)
-            preflight.close()
+        errand, self._errand = self._errand, None
+        if errand is not None:
+            self._master.wakeup.forget(errand.fd)
+            errand.close()
 
     def close(self) -> None:
         """End everything: the server stops."""
@@ -189,31 +197,46 @@ class Reloader:
             self._watch = None
 
     def _begin(self, reason: str) -> None:
-        """Start a preflight."""
+        """Start an errand."""
         self._again = ""
         events.publish("reload.started", reason=reason, generation=self._master.generation + 1)
-        if not self._master.cfg.preload_app:
-            self.failure = self._master.reread()
-            return
         self._message.reason = reason
+        if self._master.cfg.preload_app:
+            self._begin_preflight(reason)
+        else:
+            self._send(lambda pipe: rereading.rehearse(self._master.app, pipe))
+
+    def _begin_preflight(self, reason: str) -> None:
         if lack := self._lack_of_memory():
             self._refuse(lack, is_passing=True)
             return
         try:
             self._message = succession.hand_over(self._master, reason)
-            fd = self._message.write()
-            try:
-                limit_s = self._master.cfg.worker_boot_timeout
-                self._preflight = Errand(lambda pipe: self._fly(fd, pipe), limit_s=limit_s, keep=(fd,))
-            finally:
-                os.close(fd)
         except IntegrationError as error:
             events.publish("reload.without_code", level="warning", because=str(error))
             self.failure = self._master.reread()
+            return
+        self._send(self._fly, self._message)
+
+    def _send(self, run: Callable[..., None], message: Handover | None = None) -> None:
+        """
+        Send an errand.
+
+        :param run: what it does, given where to tell; before that where the message lies, if there is one.
+        """
+        self._is_preflight = message is not None
+        kept: tuple[int, ...] = ()
+        try:
+            kept = () if message is None else (message.write(),)
+            limit_s = self._master.cfg.worker_boot_timeout
+            self._errand = Errand(lambda pipe: run(*kept, pipe), limit_s=limit_s, keep=kept)
         except OSError as error:
-            self._refuse(f"no process could be had to try the new code: {error}", is_passing=True)
+            self._refuse(f"no process could be had to try the new {self._tried}: {error}", is_passing=True)
         else:
-            self._master.wakeup.watch(self._preflight.fd)
+            self._master.wakeup.watch(self._errand.fd)
+        finally:
+            for fd in kept:
+                os.close(fd)
 
     def _lack_of_memory(self) -> str:
         """Say why the new code cannot be tried in this container, or nothing."""
@@ -231,27 +254,32 @@ class Reloader:
         line = handover.command(fd, "preflight", str(pipe))
         os.execve(line[0], line, self._master.app.environ)  # noqa: S606  # there is no shell to want
 
-    def _look_at_preflight(self, preflight: Errand) -> None:
+    def _look_at_errand(self, errand: Errand) -> None:
         """Take its verdict, if it has one."""
-        told = preflight.collect()
-        if told is None and not preflight.is_late:
+        told = errand.collect()
+        if told is None and not errand.is_late:
             return
         self.cancel()
         if told is None:
             limit_s = self._master.cfg.worker_boot_timeout
-            self._refuse(f"the new code was not ready within {limit_s:g} s", is_passing=True)
+            self._refuse(f"the new {self._tried} was not ready within {limit_s:g} s", is_passing=True)
             return
         try:
             verdict = json.loads(told)
         except ValueError:
-            error = "the new code ended its process while it was tried, perhaps out of memory"
+            error = f"the new {self._tried} ended its process while it was tried, perhaps out of memory"
             self._refuse(error, is_passing=True)
             return
         if "error" in verdict:
             self._refuse(verdict["error"], stack=verdict.get("stack", ""))
-        else:
+        elif self._is_preflight:
             self._warmup_s = verdict["warmup_s"]
             self._passed = self._message.reason
+        elif verdict["preload"]:
+            # Not here and now: the import may hang, and half of what fails would stay in this process.
+            self._begin_preflight(self._message.reason)
+        else:
+            self.failure = self._master.reread()
 
     def _succeed(self) -> None:
         """Become the new image; where a signal has come first, with the next turn."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from harness.load import Load
+from harness.server import Server
 from harness.starting import SetFault, Start
 from harness.waiting import eventually
 
@@ -46,6 +47,69 @@ def test_a_broken_configuration_changes_nothing(
         server.wait_event("rollout.completed")
         server.wait_ready(2, generation=2)
     assert load.failures == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        pytest.param("import time\ntime.sleep(999)", "not ready within 3 s", id="hangs"),
+        pytest.param("import os\nos._exit(0)", "ended its process", id="ends-the-process"),
+    ],
+)
+def test_a_configuration_that_never_ends_holds_nobody_up(
+    start: Start, config_file: Path, text: str, error: str
+) -> None:
+    """The loop turns and replaces a worker meanwhile; then it is refused, and tried again by itself."""
+    server = start(f"--config={config_file}", "--worker-boot-timeout=3", workers=2)
+    server.wait_ready(2)
+    with Load(server.port, clients=2) as load:
+        config_file.write_text(text)
+        server.send(signal.SIGHUP)
+        server.wait_event("reload.started")
+        server.send_each(signal.SIGTTIN, times=1)
+        server.wait_ready(3, generation=1)
+        (refused,) = server.wait_event("reload.refused")[:1]
+        assert error in refused.values["error"]
+        config_file.write_text("")
+        server.wait_event("rollout.completed")
+        server.wait_ready(3, generation=2)
+    assert load.failures == {}
+    assert server.events("arbiter.turn_slow") == []
+
+
+def test_preload_is_turned_on_and_off_by_a_reload(
+    start: Start, config_file: Path, set_fault: SetFault
+) -> None:
+    """By way of the preflight: what fails when it is imported harms no later worker, and good code comes."""
+    server = start(f"--config={config_file}", "--worker-boot-timeout=3", workers=2)
+    old = server.wait_ready(2)
+    with Load(server.port, clients=2) as load:
+        for fault, error in (("raise", "import is broken"), ("sleep", "not ready within 3 s")):
+            set_fault("import", fault)
+            config_file.write_text("preload_app = True")
+            server.send(signal.SIGHUP)
+            eventually(lambda: error in _last_refusal(server), what=error)  # noqa: B023
+            assert server.ready() == old
+            set_fault("import", "")
+            config_file.write_text("")
+            server.send(signal.SIGHUP)
+            server.wait_event("rollout.completed", int(old[0].generation))
+            old = server.wait_ready(2)
+        config_file.write_text("preload_app = True")
+        server.send(signal.SIGHUP)
+        server.wait_event("reload.resumed")
+        server.wait_event("rollout.completed", 3)
+        config_file.write_text("preload_app = False")
+        server.send(signal.SIGHUP)
+        server.wait_event("reload.resumed", 2)
+        server.wait_event("rollout.completed", 4)
+        server.wait_ready(2, generation=5)
+    assert load.failures == {}
+
+
+def _last_refusal(server: Server) -> str:
+    refused = server.events("reload.refused")
+    return refused[-1].values["error"] if refused else ""
 
 
 def test_a_new_number_of_workers_is_taken_in(start: Start, config_file: Path) -> None:
