@@ -28,7 +28,7 @@ from uvicorn.config import Config
 from uvicorn.loops.auto import auto_loop_factory
 from uvicorn_worker import UvicornWorker
 
-from airflow_arbiter import events, logfiles, stacks
+from airflow_arbiter import events, logfiles, orphan, stacks
 from airflow_arbiter.accesslog import AccessLog
 from airflow_arbiter.books import Book
 from airflow_arbiter.drain import DrainingServer
@@ -80,6 +80,7 @@ class AirflowUvicornWorker(UvicornWorker):
         self._server: DrainingServer | None = None
         self._tracker: Tracker | None = None
         self._has_proved = False
+        self._is_orphan = False
         self._beat_task: asyncio.Task[None] | None = None
         self._probe_task: asyncio.Task[None] | None = None
 
@@ -106,6 +107,8 @@ class AirflowUvicornWorker(UvicornWorker):
         sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
     def init_signals(self) -> None:
+        # First of all, and here: gunicorn calls this once more after a change of the user.
+        orphan.die_with(self.ppid)
         signal.set_wakeup_fd(-1)  # inherited: it would wake the master for our signals
         # gunicorn calls this once more, with nothing blocked, and super() sets defaults, which end a process.
         signal.pthread_sigmask(signal.SIG_BLOCK, self.SIGNALS)
@@ -217,6 +220,7 @@ class AirflowUvicornWorker(UvicornWorker):
                 await super().startup()
                 if not self.should_exit:
                     await worker._prove(getattr(self, "state", {}))
+                    orphan.outlive()
                     server.end_boot()
 
         return ProvingLifespan
@@ -283,8 +287,10 @@ class AirflowUvicornWorker(UvicornWorker):
             self.status.write(Field.BEAT_AT, now)
             with contextlib.suppress(OSError):
                 self.notify()  # gunicorn's own heartbeat file, for tools that read it
-            if os.getppid() != self.ppid and self._server is not None:
-                self._server.handle_exit(signal.SIGTERM, None)  # the master died: nobody else will tell us
+            if os.getppid() != self.ppid and self._server is not None and not self._is_orphan:
+                self._is_orphan = True
+                orphan.leave_within(self.cfg.graceful_timeout)  # the master died: nobody else will end us
+                self._server.handle_exit(signal.SIGTERM, None)
             await asyncio.sleep(pause_s)
 
     def _tell_requests(self) -> None:

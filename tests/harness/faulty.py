@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -157,6 +158,10 @@ async def _take_time(path: str, seconds: float) -> None:
             await _ignore_cancellation(seconds)
         case "/block":
             time.sleep(seconds)  # noqa: ASYNC251  # that is the fault
+        case "/block-in-c":
+            _note("block-in-c")
+            # Keeps the interpreter's lock, and goes on after a signal, as `sleep` would not.
+            ctypes.PyDLL(None).read(os.pipe()[0], ctypes.create_string_buffer(1), 1)
         case "/deaf":
             _note("deaf")
             await _be_deaf(seconds)

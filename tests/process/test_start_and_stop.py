@@ -152,6 +152,38 @@ def test_workers_leave_when_the_master_is_killed(serve: Start) -> None:
     eventually(lambda: server.orphans() == [], what="no worker is left")
 
 
+def test_a_worker_answers_after_the_death_of_its_master(serve: Start) -> None:
+    """Who serves drains then as ever."""
+    server = serve(workers=2)
+    status = _hold(server, 3.0)
+    server.send(signal.SIGKILL)
+    server.wait_exit()
+    assert status() == 200
+    eventually(lambda: server.orphans() == [], what="no worker is left")
+
+
+def test_a_newcomer_that_hangs_dies_with_the_master(serve: Start, set_fault: SetFault, faults: Path) -> None:
+    """It has served nobody; living on, it would keep the port, and clients would wait there for ever."""
+    server = serve(workers=1)
+    set_fault("import", "swallow")
+    server.send(signal.SIGTTIN)
+    eventually(lambda: len(server.workers()) == 2, what="a newcomer")
+    eventually((faults / "reached-import").exists, what="it hangs")
+    server.send(signal.SIGKILL)
+    server.wait_exit()
+    eventually(lambda: server.orphans() == [], what="no worker is left")
+
+
+def test_a_blocked_worker_does_not_outlive_its_master_for_long(serve: Start, faults: Path) -> None:
+    """Also where no Python runs in it any more, and so none of its signal handlers."""
+    server = serve(workers=2)
+    threading.Thread(target=lambda: server.answers("/block-in-c?s=3600"), daemon=True).start()
+    eventually((faults / "reached-block-in-c").exists, what="it is blocked")
+    server.send(signal.SIGKILL)
+    server.wait_exit()
+    eventually(lambda: server.orphans() == [], what="no worker is left", within_s=60)
+
+
 def _hold(server: Server, seconds: float) -> Callable[[], int]:
     """Send a request that takes a while; the result waits for its status."""
     statuses: list[int] = []
