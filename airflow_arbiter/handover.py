@@ -53,6 +53,7 @@ class Handover:
     :param wanted: why another reload is to follow, if one is.
     :param title: the master's, for the process list.
     :param graceful_timeout_s: what workers get that are asked to leave.
+    :param boot_timeout_s: what reading the configuration gets.
     :param owns_socket_files: whether the files of Unix sockets are ours to remove.
     :param known_troubles: the names of what was wrong with the app all along.
     :param metrics_told: counters as they were last sent to collectors of metrics, by name.
@@ -90,6 +91,7 @@ class Handover:
     wanted: str = ""
     title: str = ""
     graceful_timeout_s: float = 30.0
+    boot_timeout_s: float = 120.0
     owns_socket_files: bool = False
     metrics_told: dict[str, int] = field(default_factory=dict)
     kept: dict[str, Any] = field(default_factory=dict)

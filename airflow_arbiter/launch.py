@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from types import FrameType
 from typing import Any
 
@@ -67,7 +67,7 @@ def _start(app: Any) -> None:
     arbiter.run()
 
 
-def resume(arbiter: AirflowArbiter, handover: Handover) -> None:
+def resume(arbiter: AirflowArbiter, handover: Handover, noted: Sequence[int] = ()) -> None:
     """
     Go on where the earlier image left, with the app loaded anew.
 
@@ -75,9 +75,12 @@ def resume(arbiter: AirflowArbiter, handover: Handover) -> None:
     workers that were handed over are kept: without an app there is nobody new, that is all.
 
     :param arbiter: the new image's, with nobody in it yet.
+    :param noted: signals that have come already, for its loop.
     :raises SystemExit: always in the end.
     """
     capture.install()
+    for sig in noted:
+        arbiter.SIG_QUEUE.put_nowait(sig)
     try:
         _resume(arbiter, handover)
     except SystemExit as error:

@@ -89,6 +89,7 @@ def hand_over(master: WorkerKeeper, reason: str) -> Handover:
         known_troubles=list(master.known_troubles),
         title=f"master [{master.proc_name}]",
         graceful_timeout_s=master.cfg.graceful_timeout,
+        boot_timeout_s=master.cfg.worker_boot_timeout,
         owns_socket_files=master.owns_socket_files(),
         state=asdict(master.state),
         tally=asdict(master.tally),

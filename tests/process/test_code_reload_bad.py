@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from harness.load import Load
 from harness.server import Server
 from harness.starting import Start
 from harness.waiting import eventually
+
+import airflow_arbiter
 
 GOOD, FAILED = (
     "airflow-arbiter: master [codeapp:app]",
@@ -184,11 +187,12 @@ def test_the_end_of_a_master_without_app(start: Start, code: CodeApp) -> None:
     assert_gone(code.pids())
 
 
+@pytest.mark.parametrize("how", [RAISES, HANGS], ids=["raises", "hangs"])
 def test_a_configuration_that_breaks_between_preflight_and_exec(
-    start: Start, code: CodeApp, tmp_path: Path
+    start: Start, code: CodeApp, tmp_path: Path, how: str
 ) -> None:
     """The workers serve on, and the new image goes on as soon as it can read the configuration."""
-    server = _serve_with_breaking_configuration(start, code, tmp_path)
+    server = _serve_with_breaking_configuration(start, code, tmp_path, how)
     with Load(server.port, clients=4, pause_s=0.002) as load:
         server.send(signal.SIGHUP)
         eventually(lambda: title(server.pid) == FAILED, what="the title tells")
@@ -240,8 +244,66 @@ def _serve_with_breaking_configuration(
     config = tmp_path / "conf.py"
     files = (f"--pid={tmp_path / 'pid'}", f"--bind=unix:{tmp_path / 'socket'}", "--graceful-timeout=1")
     config.write_text("")
-    server = _serve(start, code, f"--config={config}", *files)
+    server = _serve(start, code, f"--config={config}", "--worker-boot-timeout=3", *files)
     (code.folder / "broken").touch()
     config.write_text(f"import os\nFOLDER = {str(code.folder)!r}\n{BREAKS.format(pid=server.pid, how=how)}")
     code.write("two")
+    return server
+
+
+# -- this package itself, half upgraded
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", ["arbiter", "handover"])
+def test_a_package_that_breaks_between_preflight_and_exec(
+    start: Start, code: CodeApp, tmp_path: Path, module: str
+) -> None:
+    """The workers serve on, and the new image goes on as soon as it can be imported, without a signal."""
+    server = _serve_with_breaking_package(start, code, tmp_path, module)
+    with Load(server.port, clients=4, pause_s=0.002) as load:
+        server.send(signal.SIGHUP)
+        eventually(lambda: title(server.pid) == FAILED, what="the title tells")
+        server.wait_event("reload.failed")
+        load.wait_answered(100)
+        (tmp_path / "away").rename(_module(tmp_path, module))
+        server.wait_event("rollout.completed")
+        wait_answer(server, "two")
+    assert load.failures == {}
+    assert server.log().count("reload.failed") == 1
+    server.send(signal.SIGTERM)
+    assert server.wait_exit() == 0
+    assert_gone(code.pids())
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGQUIT])
+def test_the_end_of_a_master_without_its_package(
+    start: Start, code: CodeApp, tmp_path: Path, sig: signal.Signals
+) -> None:
+    """Everything ends, and no file is left behind."""
+    server = _serve_with_breaking_package(start, code, tmp_path, "arbiter")
+    server.send(signal.SIGHUP)
+    eventually(lambda: title(server.pid) == FAILED, what="the title tells")
+    server.send(sig)
+    assert server.wait_exit() == 0
+    assert_gone(code.pids())
+    assert not socket_of(server).exists()
+    assert not (tmp_path / "pid").exists()
+
+
+def _module(folder: Path, name: str) -> Path:
+    """A module of the copy of this package."""
+    return folder / "copy" / "airflow_arbiter" / f"{name}.py"
+
+
+def _serve_with_breaking_package(start: Start, code: CodeApp, tmp_path: Path, module: str) -> Server:
+    """Serve with a copy of this package, of which a module goes away when the preflight has gone well."""
+    shutil.copytree(Path(airflow_arbiter.__file__).parent, tmp_path / "copy" / "airflow_arbiter")
+    path = os.pathsep.join(filter(None, [str(tmp_path / "copy"), os.environ.get("PYTHONPATH")]))
+    server = start(f"--pid={tmp_path / 'pid'}", command=code.command(), env={"PYTHONPATH": path}, workers=2)
+    server.wait_ready(2)
+    goes = f"os.rename({str(_module(tmp_path, module))!r}, {str(tmp_path / 'away')!r})"
+    code.write("two", at_shutdown=f"if 'preflight' in _title(): {goes}")
+    text = (code.package / "__init__.py").read_text()
+    code.save(code.package / "__init__.py", f"{text}\nfrom setproctitle import getproctitle as _title\n")
     return server
