@@ -8,11 +8,13 @@ Owns who that is and when they hear. What they hear is for :mod:`airflow_arbiter
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from airflow_arbiter import events
+from airflow_arbiter import events, lookup
 from airflow_arbiter.errors import IntegrationError
+from airflow_arbiter.lookup import Address, Lookup
 from airflow_arbiter.systemd import Notifier
 from airflow_arbiter.telemetry import Outlet, Statsd, Telemetry
 
@@ -29,6 +31,7 @@ class Monitors:
         self._notifier = Notifier({})
         self._telemetry = Telemetry(told={})
         self._statsd: tuple[Any, ...] = ()
+        self._lookup: Lookup | None = None
 
     @property
     def wake_in_s(self) -> float:
@@ -42,7 +45,7 @@ class Monitors:
 
     def open(self, *, is_resumed: bool, told: Mapping[str, int]) -> None:
         """
-        Find out who wants to hear. Call it before the loop runs: a host's name may have to be looked up.
+        Find out who wants to hear. Never waits: a collector whose name is looked up hears when it is known.
 
         :param is_resumed: whether an earlier image of this process was heard.
         :param told: as that one's :attr:`told`.
@@ -62,6 +65,7 @@ class Monitors:
 
         :param is_last: whether there will be nothing more to tell.
         """
+        self._look_up(is_last=is_last)
         is_due = self._telemetry.is_due or (is_last and self._telemetry.is_on)
         if not (is_due or self._notifier.is_on):
             return
@@ -84,10 +88,56 @@ class Monitors:
         """Tell nobody any more: in a child."""
         self._notifier.close()
         self._telemetry.close()
+        if self._lookup is not None:
+            os.close(self._lookup.fd)  # ending it is for the master
 
     def _open_telemetry(self, told: Mapping[str, int]) -> None:
+        self._end_lookup()
         self._statsd = self._statsd_settings()
         self._telemetry = Telemetry(list(self._outlets()), told=told)
+        address = self._statsd[0]
+        if isinstance(address, str) and address:
+            self._add_statsd(Address(socket.AF_UNIX, address))
+        elif address and (found := lookup.known(*address)):
+            self._add_statsd(found)
+        elif address:
+            try:
+                self._lookup = Lookup(*address)
+                self._master.wakeup.watch(self._lookup.fd)
+            except OSError as error:
+                self._tell_without_statsd(error)
+
+    def _look_up(self, *, is_last: bool) -> None:
+        """Take the address of the collector whose name is looked up, once it is there."""
+        if self._lookup is None:
+            return
+        try:
+            found = self._lookup.collect()
+        except OSError as error:
+            self._end_lookup()
+            self._tell_without_statsd(error)
+            return
+        if found is not None:
+            self._end_lookup()
+            self._add_statsd(found)
+        elif is_last:
+            self._end_lookup()
+
+    def _end_lookup(self) -> None:
+        if self._lookup is not None:
+            self._master.wakeup.forget(self._lookup.fd)
+            self._lookup.close()
+            self._lookup = None
+
+    def _add_statsd(self, address: Address) -> None:
+        _, prefix, tags = self._statsd
+        try:
+            self._telemetry.add(Statsd(address, prefix=prefix or "", tags=tags or ""))
+        except OSError as error:  # no descriptor
+            self._tell_without_statsd(error)
+
+    def _tell_without_statsd(self, error: OSError) -> None:
+        events.publish("metrics.off", level="warning", because=f"statsd_host {self._statsd[0]}: {error}")
 
     def _statsd_settings(self) -> tuple[Any, ...]:
         cfg = self._master.cfg
@@ -100,9 +150,3 @@ class Monitors:
                 yield outlet
         except IntegrationError as error:
             events.publish("metrics.off", level="warning", because=str(error))
-        address, prefix, tags = self._statsd
-        if address:
-            try:
-                yield Statsd(address, prefix=prefix or "", tags=tags or "")
-            except (OSError, ValueError) as error:  # a name that nobody knows, or that is none
-                events.publish("metrics.off", level="warning", because=f"statsd_host {address}: {error}")

@@ -14,9 +14,10 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from airflow_arbiter import events
+from airflow_arbiter.lookup import Address
 from airflow_arbiter.metrics import METRICS, Kind
 from airflow_arbiter.report import Report
 
@@ -72,24 +73,20 @@ class Outlet(Protocol):
 
 class Statsd:
     """
-    A client of statsd that never waits, but for the name of the server when it is made.
+    A client of statsd that never waits.
 
     Source: gunicorn's settings and ``gunicorn.instrument.statsd.Statsd``, whose form it keeps.
 
-    :param address: host and port, or the path of a Unix socket.
+    :param address: where the server is.
     :param prefix: put before each name.
     :param tags: put behind each value, as Datadog has them.
-    :raises OSError: when the host's name is not known.
     """
 
-    def __init__(self, address: tuple[str, int] | str, *, prefix: str = "", tags: str = "") -> None:
+    def __init__(self, address: Address, *, prefix: str = "", tags: str = "") -> None:
         self._prefix = re.sub(r"^(.+[^.]+)\.*$", "\\g<1>.", prefix)
         self._suffix = f"|#{tags}" if tags else ""
-        self._address: Any = address
-        family: int = socket.AF_UNIX
-        if not isinstance(address, str):
-            family, _, _, _, self._address = socket.getaddrinfo(*address, type=socket.SOCK_DGRAM)[0]
-        self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        self._address = address.name
+        self._socket = socket.socket(address.family, socket.SOCK_DGRAM)
         self._socket.settimeout(0)
 
     def incr(self, stat: str, count: int) -> None:
@@ -121,7 +118,7 @@ class Telemetry:
 
     def __init__(self, outlets: Sequence[Outlet] = (), *, told: Mapping[str, int]) -> None:
         self.told = dict(told)
-        self._outlets = outlets
+        self._outlets = tuple(outlets)
         self._next_at = time.monotonic()
         self._failure = ""
 
@@ -134,6 +131,10 @@ class Telemetry:
     def is_on(self) -> bool:
         """Whether there is anybody to send to."""
         return bool(self._outlets)
+
+    def add(self, outlet: Outlet) -> None:
+        """Send there as well from now on."""
+        self._outlets = (*self._outlets, outlet)
 
     @property
     def is_due(self) -> bool:

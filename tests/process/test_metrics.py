@@ -13,6 +13,7 @@ from harness.codeapp import CodeApp, wait_answer
 from harness.collector import Collector
 from harness.controlling import second_pid
 from harness.load import Load
+from harness.server import is_alive
 from harness.starting import Start
 from harness.waiting import eventually
 
@@ -111,6 +112,51 @@ def test_a_collector_whose_name_nobody_knows(start: Start) -> None:
     assert server.wait_exit() == 0
 
 
+def test_a_resolver_that_hangs_holds_nobody_up(start: Start, tmp_path: Path) -> None:
+    """The loop turns and replaces a worker while the collector's name is looked up, and a stop ends that."""
+    config = tmp_path / "conf.py"
+    config.write_text("")
+    server = start(f"--config={config}", workers=1)
+    server.wait_ready(1)
+    config.write_text(_RESOLVER.format(note=str(tmp_path / "asked"), host="slow.invalid:8125"))
+    server.send(signal.SIGHUP)
+    server.wait_event("rollout.completed")
+    asked = tmp_path / "asked"
+    asker = int(eventually(lambda: asked.exists() and asked.read_text(), what="the name is looked up"))
+    assert asker != server.pid
+    server.kill_a_worker()
+    server.wait_event("worker.ready", 3)
+    assert server.events("arbiter.turn_slow") == []
+    server.send(signal.SIGTERM)
+    assert server.wait_exit() == 0
+    eventually(lambda: not is_alive(asker), what="the errand is gone")
+
+
+_RESOLVER = """
+import os
+import socket
+import time
+
+_ask = socket.getaddrinfo
+
+
+def _resolve(host, *args, flags=0, **kwargs):
+    if flags & socket.AI_NUMERICHOST or not host.endswith(".invalid"):
+        return _ask(host, *args, flags=flags, **kwargs)
+    with open({note!r} + ".new", "w") as note:
+        note.write(str(os.getpid()))
+    os.rename({note!r} + ".new", {note!r})
+    if host == "slow.invalid":
+        time.sleep(999)
+    return _ask("127.0.0.1", *args, **kwargs)
+
+
+socket.getaddrinfo = _resolve
+statsd_host = {host!r}
+"""
+"""A configuration that stands in for name servers, which may be away."""
+
+
 def test_a_reload_names_another_collector(start: Start, collector: Collector, tmp_path: Path) -> None:
     """What has been told to the one is not told to the other."""
     config = tmp_path / "conf.py"
@@ -120,7 +166,8 @@ def test_a_reload_names_another_collector(start: Start, collector: Collector, tm
         server = start(f"--config={config}", workers=1)
         server.wait_ready(1)
         eventually(lambda: first.counters["airflow_arbiter.spawned"] == 1, what="the first collector knows")
-        config.write_text(f"statsd_host = '127.0.0.1:{collector.port}'")
+        name = f"collector.invalid:{collector.port}"
+        config.write_text(_RESOLVER.format(note=str(tmp_path / "asked"), host=name))
         server.send(signal.SIGHUP)
         server.wait_event("rollout.completed")
         server.send(signal.SIGTERM)

@@ -21,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from airflow_arbiter import logfiles, telemetry
 from airflow_arbiter.errors import IntegrationError
+from airflow_arbiter.lookup import Address
 from airflow_arbiter.metrics import METRICS
 from airflow_arbiter.prometheus import render
 from airflow_arbiter.report import Counters, Durations, Replaced, Report
@@ -173,7 +174,7 @@ def collector() -> Iterator[socket.socket]:
 
 def test_statsd_is_spoken_as_gunicorn_speaks_it(collector: socket.socket) -> None:
     """A prefix gets its dot, and tags follow each value."""
-    client = Statsd(collector.getsockname(), prefix="web", tags="env:test,zone:1")
+    client = Statsd(Address(socket.AF_INET, collector.getsockname()), prefix="web", tags="env:test,zone:1")
     client.incr("a.b", 3)
     client.gauge("c", 80_000_000)
     client.gauge("d", 0.5)
@@ -188,7 +189,7 @@ def test_statsd_is_spoken_as_gunicorn_speaks_it(collector: socket.socket) -> Non
 def test_statsd_at_a_path_that_nobody_reads_holds_nobody_up(tmp_path: Path) -> None:
     """A Unix socket has a queue that can be full, or nobody there at all."""
     path = str(tmp_path / "statsd")
-    client = Statsd(path)
+    client = Statsd(Address(socket.AF_UNIX, path))
     client.incr("nobody", 1)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(path)
@@ -223,7 +224,7 @@ def test_gunicorns_own_client_does_not_wait_either(tmp_path: Path) -> None:
 def test_telemetry_keeps_its_period(collector: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     """At once, then once a period, with what was sent as the ground for the next."""
     monkeypatch.setattr(telemetry, "PERIOD_S", 0.05)
-    outlet = Statsd(collector.getsockname())
+    outlet = Statsd(Address(socket.AF_INET, collector.getsockname()))
     metrics = Telemetry([outlet], told={"airflow_arbiter.requests": 4000})
     assert metrics.wake_in_s == 0
     metrics.send(BUSY)
@@ -260,7 +261,7 @@ def test_an_outlet_that_raises_is_told_once_and_harms_no_other(
     collector: socket.socket, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Metrics are not worth a turn."""
-    outlet = Statsd(collector.getsockname())
+    outlet = Statsd(Address(socket.AF_INET, collector.getsockname()))
     metrics = Telemetry([_Broken(), outlet], told={})
     metrics.send(BUSY)
     metrics.send(BUSY)
