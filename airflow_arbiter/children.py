@@ -231,12 +231,12 @@ class WorkerKeeper(Arbiter):
             worker.book.draining_at = time.monotonic()
         if sig == signal.SIGQUIT:
             worker.book.quit_at = time.monotonic()
-        if sig == signal.SIGKILL:
-            worker.book.killed_at = time.monotonic()
-        if sig in (signal.SIGTERM, signal.SIGKILL):
-            self._stats["workers_killed"] += 1
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, sig)
+        if sig == signal.SIGKILL:
+            worker.book.killed_at = time.monotonic()  # after it: what the system refuses is due again
+        if sig in (signal.SIGTERM, signal.SIGKILL):
+            self._stats["workers_killed"] += 1
 
     def ask_stacks(self, pid: int) -> None:
         """Ask a worker what it is doing, for :meth:`tell_stacks`."""

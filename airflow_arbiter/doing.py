@@ -104,11 +104,9 @@ class PlanDoer(WorkerKeeper):
     def _do_kill(self, action: Kill) -> None:
         worker = self.WORKERS[action.pid]
         worker.book.kill_cause = action.cause
-        try:
-            self.tell_stacks(action.pid)
-            events.publish("worker.killed", level="error", pid=action.pid, age=action.age, cause=action.cause)
-        finally:
-            self.kill_worker(action.pid, signal.SIGKILL)
+        self.kill_worker(action.pid, signal.SIGKILL)
+        self.tell_stacks(action.pid)
+        events.publish("worker.killed", level="error", pid=action.pid, age=action.age, cause=action.cause)
 
     def _do_halt(self, action: Halt) -> None:
         raise HaltServer(f"the app cannot boot: {action.cause}", self.WORKER_BOOT_ERROR)

@@ -70,6 +70,41 @@ def test_a_stopped_worker_is_replaced_alone(serve: Start) -> None:
     _assert_clean(server)
 
 
+def test_a_kill_that_the_system_refuses_is_tried_again(start: Start, tmp_path: Path) -> None:
+    """What was not killed does not count as killed; the loop neither stops nor spins for it."""
+    config = tmp_path / "conf.py"
+    config.write_text(_REFUSES_A_KILL)
+    server = start(f"--config={config}", "--timeout=2", workers=2)
+    victim = server.wait_ready(2)[0]
+    os.kill(victim.pid, signal.SIGSTOP)
+    (killed,) = server.wait_event("worker.killed")
+    (exited,) = server.wait_event("worker.exited")
+    server.wait_ready(2)
+    assert killed.values["pid"] == exited.values["pid"] == str(victim.pid)
+    assert len(server.events("arbiter.action_failed")) == 2
+    assert len(server.events("worker.stacks")) == 1
+
+
+_REFUSES_A_KILL = """
+import os
+import signal
+
+_kill = os.kill
+_refused = []
+
+
+def _refuse_twice(pid, sig):
+    if sig == signal.SIGKILL and len(_refused) < 2:
+        _refused.append(pid)
+        raise PermissionError(1, "Operation not permitted")
+    _kill(pid, sig)
+
+
+os.kill = _refuse_twice
+"""
+"""A configuration that stands in for a security module of the kernel."""
+
+
 def test_a_stopped_master_costs_nothing(serve: Start) -> None:
     """SIGSTOP of the master in a rollout, beyond every deadline: service goes on, and nobody is killed."""
     server = serve("--timeout=2", "--graceful-timeout=4", "--worker-boot-timeout=2")
