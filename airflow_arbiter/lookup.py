@@ -1,8 +1,8 @@
 """
 The address of a host whose name is known, looked up without waiting.
 
-Owns the errand: without waiting, the system's resolver can only be asked in a thread, which a master that forks
-must not have, and it may take half a minute to say that nobody answers.
+Owns the errand: the system's resolver may take half a minute to say that nobody answers. Others ask it in a
+thread, which a master that forks must not have.
 """
 
 from __future__ import annotations

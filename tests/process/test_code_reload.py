@@ -61,15 +61,23 @@ def test_new_code_is_served_after_sighup(start: Start, code: CodeApp, tmp_path: 
     assert_gone(code.pids())
 
 
-def test_every_signal_is_taken_in_order_while_code_is_loaded(start: Start, code: CodeApp) -> None:
+@pytest.mark.parametrize("place", ["configuration", "import"])
+def test_every_signal_is_taken_in_order_while_code_is_loaded(
+    start: Start, code: CodeApp, tmp_path: Path, place: str
+) -> None:
     """One worker less, twice, which ends at 1, then four more: each counts, and none goes before another."""
-    server = _serve(start, code)
+    config = tmp_path / "conf.py"
+    config.write_text("")
+    server = _serve(start, code, f"--config={config}")
     sent = [signal.SIGTTOU] * 2 + [signal.SIGTTIN] * 4
-    # By the master's own import: of two in a row from outside, the kernel may make one.
+    # By the new image itself: of two in a row from outside, the kernel may make one.
     sends = (
         f"for sig in {[int(sig) for sig in sent]}: os.getpid() == {server.pid} and os.kill({server.pid}, sig)"
     )
-    code.write("two", at_import=sends)
+    if place == "import":
+        code.write("two", at_import=sends)
+    else:
+        config.write_text(f"import os\n{sends}")
     server.send(signal.SIGHUP)
     server.wait_event("rollout.completed")
     server.wait_ready(5, generation=2)
