@@ -98,11 +98,11 @@ def _add_up(server: Server) -> tuple[int, int]:
 
     The kernel merges some of them; and of SIGHUPs that come together, the master makes one reload.
     """
-    workers, generation = 4, 1
-    for ttin, ttou, reload in re.findall(r"signal: (ttin)|signal: (ttou)|(reload\.started)", server.log()):
+    workers = 4
+    for ttin, ttou in re.findall(r"signal: (ttin)|signal: (ttou)", server.log()):
         workers = max(1, workers + bool(ttin) - bool(ttou))
-        generation += bool(reload)
-    return workers, generation
+    started = server.events("reload.started")
+    return workers, int(started[-1].values["generation"]) if started else 1
 
 
 def _is_settled(server: Server) -> bool:
