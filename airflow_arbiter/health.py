@@ -98,7 +98,9 @@ async def probe(app: ASGIApp, path: str, *, state: Message, timeout_s: float) ->
         request.cancel()
         return ProbeResult(outcome=Outcome.TIMED_OUT, status=answer.status)
     if not answer.is_complete:
-        return ProbeResult(outcome=Outcome.RAISED, status=answer.status, error=request.exception())
+        # Apps let their own cancellations out, e.g. of a group of tasks; nobody has cancelled the request.
+        error = asyncio.CancelledError() if request.cancelled() else request.exception()
+        return ProbeResult(outcome=Outcome.RAISED, status=answer.status, error=error)
     if answer.status // 100 != 2:  # noqa: PLR2004  # HTTP's class of success
         return ProbeResult(outcome=Outcome.BAD_STATUS, status=answer.status)
     if _says_unhealthy(answer.body):

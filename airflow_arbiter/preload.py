@@ -182,7 +182,7 @@ def _warm_up(app: Any, asgi_app: Any, limit_s: float) -> float:
             has_ended = True
     except LateError:
         course.failures[""] = f"not done within {limit_s:g} s, and broken off where it was"
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, asyncio.CancelledError) as error:
         # SystemExit of the app's; or of a signal to end, which whoever loads the app has noted.
         course.failures[""] = f"{type(error).__name__}: {error}"
     took_s = time.monotonic() - began_at

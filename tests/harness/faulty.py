@@ -187,6 +187,8 @@ async def _health() -> int:
             await asyncio.sleep(3600)
         case "raise":
             raise RuntimeError("health is broken")
+        case "cancel":
+            raise asyncio.CancelledError
     return 200
 
 

@@ -67,6 +67,17 @@ def test_a_worker_is_replaced_while_newcomers_are_sick(serve: Start, set_fault: 
     server.wait_ready(4)
 
 
+def test_a_health_check_that_cancels_itself_does_not_end_the_asking(
+    start: Start, set_fault: SetFault
+) -> None:
+    """A cancellation that the app lets out is an unhealthy answer; once it is well the worker is ready."""
+    set_fault("health", "cancel")
+    server = start("--health-check-path=/health", workers=1)
+    server.wait_event("worker.unhealthy")
+    set_fault("health", "")
+    server.wait_ready(1)
+
+
 def test_first_generation_listens_while_unhealthy(start: Start, set_fault: SetFault) -> None:
     """At the first start a sick health endpoint can be read; the workers count once it is well."""
     set_fault("health", "503")

@@ -70,11 +70,12 @@ def test_what_is_preloaded_becomes_immortal(serve: Start, switch: tuple[str, ...
         ("/raise", "it raised an exception"),
         ("/health", "it answered 503"),
         ("/hold?s=60", "it timed out"),
+        ("/health?cancel", "it raised an exception"),
     ],
 )
 def test_a_path_that_fails_is_a_warning(serve: Start, set_fault: SetFault, path: str, because: str) -> None:
     """The failure is told, the other paths are asked all the same, and the server starts."""
-    set_fault("health", "503")
+    set_fault("health", "cancel" if "cancel" in path else "503")
     server = serve("--preload", f"--warmup-path={path}", "--warmup-path=/", workers=1)
     (failed,) = server.events("preload.warmup_failed")
     assert (failed.values["path"], failed.values["because"]) == (path, because)

@@ -223,6 +223,17 @@ def test_app_that_raises() -> None:
     assert ask(app) == ProbeResult(outcome=Outcome.RAISED, error=trouble)
 
 
+def test_app_that_lets_a_cancellation_out() -> None:
+    """It is an exception of the app's like any other, not the end of whoever asks."""
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        raise asyncio.CancelledError
+
+    result = ask(app)
+    assert result.outcome is Outcome.RAISED
+    assert isinstance(result.error, asyncio.CancelledError)
+
+
 def test_app_that_raises_halfway() -> None:
     """An exception after the start of an answer is told with the status too."""
     trouble = TroubleError("connection lost")
