@@ -35,8 +35,16 @@ LIMIT_S = 20.0
 PATH_LIMIT_S = 10.0
 """Time for one path; more than a health check has, which is not the first request of its process."""
 
+RESERVE_S = 1.0
+"""Part of the whole that no path gets, so that the last one is given up, and not broken off where it is."""
+
 JOIN_LIMIT_S = 1.0
-"""Time for tasks and threads of the warm-up to end."""
+"""Time for tasks and for threads of the warm-up to end."""
+
+CLEANUP_LIMIT_S = 2 * JOIN_LIMIT_S
+"""Time for all that the event loop has to end, should a task not let it turn."""
+
+_JOIN_PAUSE_S = 0.01
 
 AGAIN_FACTOR, AGAIN_FLOOR_S = 3.0, 1.0
 """What a warm-up gets that has gone well a moment ago, as a multiple of what it took, and in seconds more."""
@@ -177,8 +185,10 @@ def _warm_up(app: Any, asgi_app: Any, limit_s: float) -> float:
     course = _Course()
     has_ended = False
     try:
-        with alarm(limit_s), _passing_loop() as loop:
-            loop.run_until_complete(_ask(app, asgi_app, course, ends_at=began_at + limit_s))
+        with _passing_loop() as loop:
+            with alarm(limit_s):
+                reserve_s = min(RESERVE_S, limit_s / 4)
+                loop.run_until_complete(_ask(app, asgi_app, course, ends_at=began_at + limit_s - reserve_s))
             has_ended = True
     except LateError:
         course.failures[""] = f"not done within {limit_s:g} s, and broken off where it was"
@@ -211,7 +221,10 @@ async def _ask(app: Any, asgi_app: Any, course: _Course, *, ends_at: float) -> N
         await asyncio.wait_for(app.enter_loop(), PATH_LIMIT_S)
         for path in app.cfg.warmup_path:
             left_s = min(PATH_LIMIT_S, ends_at - time.monotonic())
-            result = await probe(loaded_app, path, state={}, timeout_s=max(0.0, left_s))
+            if left_s <= 0:
+                course.failures[path] = "no time was left for it"
+                continue
+            result = await probe(loaded_app, path, state={}, timeout_s=left_s)
             if isinstance(result.error, LateError):
                 raise result.error
             if _is_warm(result):
@@ -241,13 +254,25 @@ def _passing_loop() -> Iterator[asyncio.AbstractEventLoop]:
         yield loop
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
-        _end_tasks(loop)
+        # An alarm of its own: that of the requests would ring in here, and leave the rest undone.
+        with contextlib.suppress(LateError), alarm(CLEANUP_LIMIT_S):
+            _end_tasks(loop)
         loop.close()
-        deadline = time.monotonic() + JOIN_LIMIT_S
-        for thread in set(threading.enumerate()) - before:
-            thread.join(max(0.0, deadline - time.monotonic()))
-            if thread.is_alive():
-                _stuck.append(thread)
+        _end_threads(set(threading.enumerate()) - before)
+
+
+def _end_threads(threads: set[threading.Thread]) -> None:
+    """
+    Wait for threads to end, and know those that do not.
+
+    They are known first, because a signal may break this off. Not by join(): broken off, it lets Python 3.11
+    take a thread that lives for one that has ended.
+    """
+    _stuck.extend(threads)
+    deadline = time.monotonic() + JOIN_LIMIT_S
+    while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
+        time.sleep(_JOIN_PAUSE_S)
+    _stuck[:] = [thread for thread in _stuck if thread.is_alive()]
 
 
 def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:

@@ -2,7 +2,7 @@
 An ASGI app that makes, while it is imported, what a fork cannot copy.
 
 ``LEAVES`` names it: ``thread``, ``native``, ``socket``, ``loop``, several with commas between, or nothing.
-Paths leave more: ``/stuck`` a thread that never ends, ``/task`` a task, and ``/exit`` the process.
+Paths leave more: ``/stuck`` two threads that never end, ``/task`` a task, and ``/exit`` the process.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     if scope["path"] == "/exit":
         sys.exit(7)
     if scope["path"] == "/stuck":
-        await asyncio.to_thread(time.sleep, 3600)
+        run = asyncio.get_running_loop().run_in_executor
+        await asyncio.gather(*[run(None, time.sleep, 3600) for _ in range(2)])
     if scope["path"] == "/task":
         tasks.append(asyncio.ensure_future(asyncio.sleep(3600)))
     pid = await asyncio.to_thread(os.getpid)

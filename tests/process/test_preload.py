@@ -105,12 +105,14 @@ def test_no_warm_up_as_another_user(start: Start) -> None:
     assert server.events("preload.warmed") == []
 
 
-def test_a_thread_that_does_not_end_keeps_no_server_from_its_end(serve: Start) -> None:
-    """A request of the warm-up that hangs in a thread is named by the audit; a stop ends the process."""
-    server = serve("--warmup-path=/stuck", command=LEAVING, workers=1)
-    (found,) = server.events("fork_safety.found")
-    assert (found.values["kind"], found.values["what"]) == ("thread", "'preload_0'")
-    assert found.values["made_by"].startswith("leaving (")
+def test_threads_that_do_not_end_keep_no_server_from_its_end(serve: Start) -> None:
+    """A request of the warm-up that hangs in threads until its time is over; a stop ends the process."""
+    server = serve("--warmup-path=/stuck", "--worker-boot-timeout=12", command=LEAVING, workers=1)
+    (failed,) = server.events("preload.warmup_failed")
+    assert failed.values["because"] == "it timed out"
+    found = server.events("fork_safety.found")
+    assert {event.values["what"] for event in found} == {"'preload_0'", "'preload_1'"}
+    assert all(str(event.values["made_by"]).startswith("leaving (") for event in found)
     server.send(signal.SIGTERM)
     assert server.wait_exit(10) == 0
 
