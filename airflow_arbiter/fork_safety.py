@@ -109,6 +109,10 @@ class Audit:
         found = {*self._find_threads(), *self._find_sockets(), *self._find_connections(), *self._find_loops()}
         return tuple(sorted(found))
 
+    def maker(self, thread: threading.Thread) -> str:
+        """Name who made a thread."""
+        return self._threads.get(thread) or _runs(thread)
+
     def _on_connect(self, connection: Any, record: Any) -> None:
         try:
             alive = ref(connection)
@@ -124,7 +128,7 @@ class Audit:
         for thread in threading.enumerate():
             known.add(thread.native_id)
             if thread is not threading.main_thread():
-                maker = self._threads.get(thread) or _runs(thread)
+                maker = self.maker(thread)
                 yield Finding(kind=_kind("thread", maker), what=repr(thread.name), made_by=maker)
         with contextlib.suppress(OSError):
             for task in Path("/proc/self/task").iterdir():

@@ -50,6 +50,8 @@ class Handover:
     :param tally: what is counted, see :class:`airflow_arbiter.tally.Tally`.
     :param retry_s: pause before the next try, should the new image find no app.
     :param warmup_s: what the warm-up took in the preflight; 0 where it did not end by itself.
+    :param is_first: whether the old image has bound and forked nothing yet, so that there is nobody to keep.
+    :param is_cold: whether there is to be no warm-up, because an earlier one could not be undone.
     :param wanted: why another reload is to follow, if one is.
     :param title: the master's, for the process list.
     :param graceful_timeout_s: what workers get that are asked to leave.
@@ -88,6 +90,8 @@ class Handover:
     tally: dict[str, Any] = field(default_factory=dict)
     retry_s: float = 1.0
     warmup_s: float = 0.0
+    is_first: bool = False
+    is_cold: bool = False
     wanted: str = ""
     title: str = ""
     graceful_timeout_s: float = 30.0

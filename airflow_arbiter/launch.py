@@ -21,36 +21,59 @@ from gunicorn.errors import AppImportError
 from airflow_arbiter import capture, events, preload, succession
 from airflow_arbiter.alarm import alarm
 from airflow_arbiter.arbiter import EXIT_SIGNALS, AirflowArbiter
-from airflow_arbiter.errors import ForkSafetyError, SettingsError
+from airflow_arbiter.errors import ArbiterError, ForkSafetyError, SettingsError
 from airflow_arbiter.handover import Handover
+from airflow_arbiter.taint import TaintedError
 
 LATER_SIGNALS = frozenset(Arbiter.SIGNALS) - EXIT_SIGNALS - {signal.SIGCHLD}
 """What only an arbiter's loop can answer; it waits until there is one."""
 
+_USAGE_ERROR = 2
 
-def start(app: Any) -> None:
+
+def start(app: Any, *, again: Handover | None = None) -> None:
     """
     Load the app and serve until told to stop.
 
     :param app: the gunicorn application.
+    :param again: what an earlier image has left that had to undo its warm-up.
     :raises SystemExit: always in the end; 3 for an app that cannot be loaded.
     :raises SettingsError: for a log that cannot be set up.
     """
     _open_standard_streams()
     capture.install()
     try:
-        _start(app)
+        _start(app, again)
     except SystemExit as error:
         preload.leave(error.code)
         raise
 
 
-def _start(app: Any) -> None:
+def start_anew(message: Handover) -> None:
+    """
+    Start once more, in a fresh image, without the warm-up that could not be undone otherwise.
+
+    :raises SystemExit: always in the end.
+    """
+    try:
+        start(message.make_app(), again=message)
+    except ArbiterError as error:
+        sys.stderr.write(f"{message.title}: error: {error}\n")  # it could be read a moment ago
+        sys.exit(_USAGE_ERROR)
+
+
+def _start(app: Any, again: Handover | None) -> None:
     ears = _Ears()
     try:
         arbiter = AirflowArbiter(app)
+        if again is not None:
+            succession.go_on(arbiter, again)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what has come since the exec is heard here
         arbiter.reloader.settle_watch()
-        arbiter.load()
+        try:
+            arbiter.load(warmup_limit_s=preload.LIMIT_S if again is None else 0.0)
+        except TaintedError:
+            _begin_anew(arbiter, succession.first(arbiter), ears)
     except SettingsError:
         raise
     except (AppImportError, ForkSafetyError) as error:
@@ -96,10 +119,13 @@ def _resume(arbiter: AirflowArbiter, handover: Handover) -> None:
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what has come meanwhile is heard here
         arbiter.reloader.settle_watch()
-        # It has gone well a moment ago, within the same time. Nobody looks after the workers meanwhile, so
-        # that an import that hangs now must end.
-        with alarm(arbiter.cfg.worker_boot_timeout):
-            arbiter.load(warmup_limit_s=preload.limit_after(handover.warmup_s))
+        try:
+            # It has gone well a moment ago, within the same time. Nobody looks after the workers meanwhile,
+            # so that an import that hangs now must end.
+            with alarm(arbiter.cfg.worker_boot_timeout):
+                arbiter.load(warmup_limit_s=preload.limit_after(handover.warmup_s))
+        except TaintedError:
+            _begin_anew(arbiter, succession.once_more(arbiter, handover), ears)
     except BaseException as error:
         # As in a first start, but there is somebody to stay for. First of all, because a second signal would
         # leave this frame with nobody to end the workers:
@@ -120,6 +146,23 @@ def _resume(arbiter: AirflowArbiter, handover: Handover) -> None:
         arbiter.stop(graceful=ears.asked[0] == signal.SIGTERM)
         arbiter.halt()
     arbiter.run()
+
+
+def _begin_anew(arbiter: AirflowArbiter, message: Handover, ears: _Ears) -> None:
+    """
+    Become a fresh image without a warm-up. Returns only if a signal to end has come.
+
+    :raises OSError: when the system cannot do it.
+    """
+    ears.is_loading = False
+    old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        if not ears.asked:
+            while not arbiter.SIG_QUEUE.empty():
+                os.kill(os.getpid(), arbiter.SIG_QUEUE.get_nowait())  # it stays pending over the exec
+            succession.begin_anew(arbiter, message)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
 
 
 def _open_standard_streams() -> None:

@@ -13,15 +13,17 @@ import json
 import os
 import sys
 import traceback
-from typing import Any
+from dataclasses import replace
+from typing import Any, NoReturn
 
 from uvicorn.config import Config
 
-from airflow_arbiter import capture, events, logfiles, preload
+from airflow_arbiter import capture, events, handover, logfiles, preload
 from airflow_arbiter.errors import ArbiterError
 from airflow_arbiter.handover import Handover
 from airflow_arbiter.health import ProbeResult, describe, probe
 from airflow_arbiter.proctitle import set_title
+from airflow_arbiter.taint import TaintedError
 from airflow_arbiter.troubles import UnfitError, refuse_new
 
 PROBE_PAUSE_S = 0.5
@@ -31,21 +33,25 @@ SHUTDOWN_S = 5.0
 """What the app gets to shut down; how it leaves says nothing of how it serves."""
 
 
-def run(handover: Handover, fd: int) -> None:
+def run(message: Handover, fd: int) -> None:
     """
     Try it, and tell how it went: an object with ``error`` and ``stack``, or with ``warmup_s``, which is what
     the warm-up took, 0 where it did not end by itself.
 
+    :param message: as for the new image.
     :param fd: where to tell.
     """
     verdict: dict[str, str | float]
     try:
         events.bind(pid=os.getpid(), process="preflight")
-        app = handover.make_app()
+        app = message.make_app()
         set_title(f"preflight [{app.cfg.proc_name}]")
         logfiles.set_up(app.cfg)
         capture.install()
-        verdict = {"warmup_s": _rehearse(app, set(handover.known_troubles))}
+        try:
+            verdict = {"warmup_s": _rehearse(app, set(message.known_troubles), is_cold=message.is_cold)}
+        except TaintedError:
+            _begin_anew(message, fd, app.environ)
     except (ArbiterError, UnfitError) as error:
         verdict = {"error": str(error)}
         if error.__cause__ is not None:
@@ -61,16 +67,28 @@ def run(handover: Handover, fd: int) -> None:
     os._exit(0)  # threads of the app, and what it does at exit, are nobody's business here
 
 
-def _rehearse(app: Any, known_troubles: set[str]) -> float:
+def _begin_anew(message: Handover, pipe: int, environment: dict[str, str]) -> NoReturn:
+    """Try once more, in a fresh image, and without the warm-up that cannot be undone otherwise."""
+    fd = replace(message, is_cold=True).write()
+    handover.keep_over_exec(fd, pipe)
+    with contextlib.suppress(OSError):
+        os.chdir(message.cwd)
+    line = handover.command(fd, "preflight", str(pipe))
+    os.execve(line[0], line, environment)  # noqa: S606  # there is no shell to want
+
+
+def _rehearse(app: Any, known_troubles: set[str], *, is_cold: bool) -> float:
     """
     Load the app and live the beginning of a worker's life with it.
 
+    :param is_cold: whether there is no warm-up.
     :return: what the warm-up took, as :func:`airflow_arbiter.preload.load` has it.
+    :raises TaintedError: when that cannot be undone.
     :raises UnfitError: when it would not serve.
     """
     for name, value in app.cfg.env.items():
         os.environ[name] = value
-    warmup_s = preload.load(app)
+    warmup_s = preload.load(app, limit_s=0.0 if is_cold else preload.LIMIT_S)
     refuse_new(app.troubles(), known=known_troubles)
     # Not asyncio.run(), which waits for tasks and threads that the app leaves behind.
     asyncio.new_event_loop().run_until_complete(_start(app, app.callable))

@@ -5,6 +5,7 @@ Owns the order: import, warm-up, undoing what must not cross a fork, audit, free
 worker would do at its first requests (late imports, schemas, compiled statements) is done once here, in
 memory that all workers share. The app's lifespan is not run: it is the workers' to live, and may bind what
 it makes to its event loop, or refuse to run twice. A warm-up that fails is told of, and never fails a start.
+One that leaves what no fork may copy is undone: by whoever loads the app, in a fresh image without any.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +28,9 @@ from uvicorn.config import Config
 
 from airflow_arbiter import events, fork_safety, immortal
 from airflow_arbiter.alarm import LateError, alarm
+from airflow_arbiter.errors import IntegrationError
 from airflow_arbiter.health import ASGIApp, Outcome, ProbeResult, describe, probe
+from airflow_arbiter.taint import TaintedError, Traces
 
 LIMIT_S = 20.0
 """Time for the whole warm-up of a first start."""
@@ -74,6 +77,7 @@ def load(app: Any, *, limit_s: float = LIMIT_S) -> float:
     :param app: the gunicorn application.
     :param limit_s: time for the warm-up; with 0 there is none.
     :return: seconds that the warm-up took; 0 where there was none, or none that ended by itself.
+    :raises TaintedError: when the warm-up has left what cannot be undone in this process.
     :raises ForkSafetyError: for findings of the audit, where it is strict.
     :raises Exception: whatever the import of the app raises.
     """
@@ -84,12 +88,29 @@ def load(app: Any, *, limit_s: float = LIMIT_S) -> float:
     with contextlib.nullcontext() if app.cfg.fork_safety == "off" else audit.listening():
         with _rare_collections():
             asgi_app = app.wsgi()
+        traces = Traces(audit.maker)
         if app.cfg.warmup_path:
-            took_s = _warm_up(app, asgi_app, min(limit_s, app.cfg.worker_boot_timeout / 4))
+            limit_s = min(limit_s, app.cfg.worker_boot_timeout / 4)
+            took_s = _warm_up(app, asgi_app, limit_s, follow=traces.follow)
         _release(app)
+    if app.cfg.warmup_path:
+        _refuse_taint(traces)
     if app.cfg.fork_safety != "off":
         _tell(audit, is_strict=app.cfg.fork_safety == "strict")
     return took_s
+
+
+def _refuse_taint(traces: Traces) -> None:
+    """
+    Say what the warm-up has left.
+
+    Before the audit is asked, which would blame the app for it.
+
+    :raises TaintedError: if it is anything.
+    """
+    if left := traces.left():
+        events.publish("preload.tainted", level="warning", left=left)
+        raise TaintedError(left)
 
 
 def limit_after(took_s: float) -> float:
@@ -176,7 +197,9 @@ def _tell(audit: fork_safety.Audit, *, is_strict: bool) -> None:
 # -------------------------------------------------------------------------------------------------------
 
 
-def _warm_up(app: Any, asgi_app: Any, limit_s: float) -> float:
+def _warm_up(
+    app: Any, asgi_app: Any, limit_s: float, *, follow: Callable[[asyncio.AbstractEventLoop], None]
+) -> float:
     """Put the requests, on an event loop that is gone afterwards, with its tasks and threads."""
     if because := _reason_to_skip(app, limit_s):
         events.publish("preload.warmup_skipped", level="warning", because=because)
@@ -186,6 +209,7 @@ def _warm_up(app: Any, asgi_app: Any, limit_s: float) -> float:
     has_ended = False
     try:
         with _passing_loop() as loop:
+            follow(loop)
             with alarm(limit_s):
                 reserve_s = min(RESERVE_S, limit_s / 4)
                 loop.run_until_complete(_ask(app, asgi_app, course, ends_at=began_at + limit_s - reserve_s))
@@ -204,9 +228,13 @@ def _warm_up(app: Any, asgi_app: Any, limit_s: float) -> float:
 
 def _reason_to_skip(app: Any, limit_s: float) -> str:
     if not limit_s:
-        return "the one of the preflight did not end by itself"
+        return "an earlier one did not end by itself, or could not be undone"
     if os.geteuid() != app.cfg.uid or os.getegid() != app.cfg.gid:
         return "workers run as another user, and what the app makes must be theirs"
+    try:
+        app.origin()
+    except IntegrationError as error:
+        return f"it could not be undone: {error}"
     return ""
 
 

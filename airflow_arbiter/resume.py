@@ -5,6 +5,8 @@ Run by path, with a handover's descriptor: ``resume.py FD`` goes on as the maste
 ``resume.py FD preflight PIPE`` only tries whether that would work, ``resume.py FD import`` whether this
 package is there. Stands on the standard library alone until it is: while an upgrade of it, or of what it
 needs, is half done, it may not be found, and the workers must be kept. All signals are blocked at first.
+
+It may also be a first start, made once more by a process that had to undo its warm-up. Must not be imported.
 """
 
 from __future__ import annotations
@@ -72,6 +74,9 @@ def main() -> None:
     if options:
         return
     os.close(fd)
+    if handover.is_first:
+        launch.start_anew(handover)
+        return
     arbiter, noted = stranded.insist(lambda: AirflowArbiter(handover.make_app()), handover)
     launch.resume(arbiter, handover, noted)
 

@@ -145,7 +145,11 @@ class WarmupPath(_InOurSection, Setting):
         Path that the master asks of the app, in memory, before it makes workers; may be given more than once.
 
         With ``preload_app`` only. What the app does at its first requests is done once, in memory that all
-        workers share. The app's lifespan is not run for it. A path that fails is told of, and harms nobody.
+        workers share. The app's lifespan is not run for it. A path that fails is told of, and harms nobody;
+        where one leaves a thread or an object of its event loop behind, the server begins anew without them.
+        A reload asks them twice: in the preflight, and in the new image. What the app draws at random then,
+        such as the seed of a ``random.Random()`` that it makes lazily, is the same in all workers. An app
+        that swallows every exception can hold the start up beyond the limit of 20 s.
         The Airflow API server has some of its own; an empty one takes them back.
         """
 

@@ -13,8 +13,8 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, fields
-from typing import Any
+from dataclasses import asdict, fields, replace
+from typing import Any, NoReturn
 
 from gunicorn import sock
 from gunicorn.pidfile import Pidfile
@@ -98,6 +98,46 @@ def hand_over(master: WorkerKeeper, reason: str) -> Handover:
     )
 
 
+def first(master: WorkerKeeper) -> Handover:
+    """
+    Write down what a first start needs that is made once more.
+
+    :raises IntegrationError: as :func:`hand_over`.
+    """
+    app, main_path = master.app.origin()
+    return Handover(
+        app=app,
+        main_path=main_path,
+        argv=list(sys.argv),
+        orig_argv=master.START_CTX["args"],
+        path=list(sys.path),
+        cwd=master.START_CTX["cwd"],
+        started_at=master.started_at,
+        kept=master.app.keep(),
+        title=f"master [{master.proc_name}]",
+        is_first=True,
+        is_cold=True,
+    )
+
+
+def begin_anew(master: WorkerKeeper, message: Handover) -> NoReturn:
+    """
+    Replace this process's image once more, before its loop has run.
+
+    All signals are blocked: those that come stay pending.
+
+    :raises OSError: when the system cannot do it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.flush()
+    with _inheritable(message) as fd:
+        with contextlib.suppress(OSError):
+            os.chdir(message.cwd)
+        line = handover.command(fd)
+        os.execve(line[0], line, _environment(master))  # noqa: S606  # there is no shell to want
+
+
 def become(master: WorkerKeeper, message: Handover) -> None:
     """
     Replace this process's image.
@@ -127,6 +167,8 @@ def become(master: WorkerKeeper, message: Handover) -> None:
 def _environment(master: WorkerKeeper) -> dict[str, str]:
     """The environment that the server was started with, without what a promoted master no longer is."""
     environment: dict[str, str] = dict(master.app.environ)
+    if master.pid is None:
+        return environment  # nobody has looked into it yet
     if not master.master_pid and "GUNICORN_PID" in environment:
         del environment["GUNICORN_PID"]
         environment.pop("WATCHDOG_PID", None)  # systemd watches us now, in the place of that one
@@ -146,13 +188,22 @@ def _inheritable(message: Handover) -> Iterator[int]:
         os.close(fd)
 
 
+def once_more(master: WorkerKeeper, message: Handover) -> Handover:
+    """Tell of a message that a new image has taken up what one more image needs, without a warm-up."""
+    return replace(
+        message,
+        listeners=[listener.fileno() for listener in master.LISTENERS],
+        control_fd=master.control.fd,
+        warmup_s=0.0,
+    )
+
+
 # -- the new image
 # ---------------------------------------------------------------------------------------------
 
 
 def adopt(master: WorkerKeeper, message: Handover) -> None:
     """Take up what the old image has left."""
-    master.started_at = message.started_at
     master.pid = os.getpid()
     master.generation = message.generation
     master.worker_age = message.worker_age
@@ -165,7 +216,7 @@ def adopt(master: WorkerKeeper, message: Handover) -> None:
     master.known_troubles = tuple(message.known_troubles)
     master.stats.update(message.stats)
     master.metrics_told = dict(message.metrics_told)
-    master.START_CTX = {"args": message.orig_argv, "cwd": message.cwd, 0: message.orig_argv[0]}
+    go_on(master, message)
     # There are workers that have served, or it would not have come to this.
     master.state = restore(RolloutState, {"has_served": True, "has_proved": True, **message.state})
     master.tally = restore(Tally, message.tally)
@@ -178,6 +229,12 @@ def adopt(master: WorkerKeeper, message: Handover) -> None:
     master.LISTENERS = [_listener(master, fd) for fd in message.listeners]
     if message.control is not None:
         master.control.adopt(message.control_fd, message.control)
+
+
+def go_on(master: WorkerKeeper, message: Handover) -> None:
+    """Be the server that was started, by its command and at its time."""
+    master.started_at = message.started_at
+    master.START_CTX = {"args": message.orig_argv, "cwd": message.cwd, 0: message.orig_argv[0]}
 
 
 def _listener(master: WorkerKeeper, fd: int) -> Any:

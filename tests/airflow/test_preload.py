@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from harness.airflow_command import HEALTH
+from harness.postgres import Postgres
 from harness.starting import Start
 
 PLUGIN = """
@@ -36,6 +38,7 @@ def test_the_warm_up_leaves_nothing_in_the_master(serve_airflow: Start, airflow_
     (warmed,) = server.events("preload.warmed")
     assert warmed.values["paths"] == f"{HEALTH} /api/v2/version /ui/config /openapi.json"
     assert server.events("preload.warmup_failed") == []
+    assert server.events("preload.tainted") == []
     master = psutil.Process(server.pid)
     assert master.num_threads() == 1
     assert [
@@ -78,3 +81,77 @@ def test_a_plugin_that_is_not_safe_to_fork_is_named(
     for kind in ("thread 'plugin-poller'", "exporter's thread 'Otel", "database connection of sqlite3"):
         assert kind in error
     assert error.count(f"{plugin}:") >= 3
+
+
+BOUND_PLUGIN = """
+import asyncio
+from airflow.plugins_manager import AirflowPlugin
+
+class Client:
+    \"\"\"As clients of HTTP are: it belongs to the event loop on which it was made.\"\"\"
+
+    def __init__(self):
+        self.loop = asyncio.get_running_loop()
+
+    async def ask(self):
+        self.loop.call_soon(int)
+
+class Middleware:
+    client = None
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] == "http":
+            if self.client is None:
+                self.client = Client()
+            await self.client.ask()
+        await self.app(scope, receive, send)
+
+class Binding(AirflowPlugin):
+    name = "binding"
+    fastapi_root_middlewares = [{"name": "bound", "middleware": Middleware, "args": [], "kwargs": {}}]
+"""
+
+
+def test_a_plugin_whose_client_is_bound_to_the_event_loop(start_command: Start, tmp_path: Path) -> None:
+    """`airflow api-server` starts again without the warm-up, and workers answer; also after a reload."""
+    (tmp_path / "binding_plugin.py").write_text(BOUND_PLUGIN)
+    server = start_command(env={"AIRFLOW__CORE__PLUGINS_FOLDER": str(tmp_path)}, workers=1)
+    server.wait_ready(1, within_s=120)
+    (tainted,) = server.events("preload.tainted")
+    assert str(tainted.values["left"]).startswith("an event loop, held by ")
+    assert "binding_plugin.Client" in str(tainted.values["left"])
+    assert server.get("/api/v2/version")[0] == 200
+    server.send(signal.SIGHUP)
+    server.wait_event("rollout.completed", within_s=120)
+    assert server.events("reload.refused") == []
+    assert server.get("/api/v2/version")[0] == 200
+
+
+def test_a_warm_up_that_hangs_on_the_database(
+    start: Start, airflow_env: dict[str, str], postgres: Postgres, postgres_env: dict[str, str]
+) -> None:
+    """A table that somebody has locked: no thread and no connection of the warm-up comes to the workers."""
+    with postgres.locked("job"):
+        server = start(
+            "--fork-safety=strict",
+            command=[sys.executable, "-m", "airflow_arbiter"],
+            env={**airflow_env, **postgres_env},
+            workers=1,
+        )
+        (tainted,) = server.wait_event("preload.tainted", within_s=120)
+        assert str(tainted.values["left"]).startswith("thread ")
+        server.wait_event("worker.unhealthy", within_s=60)
+        assert psutil.Process(server.pid).num_threads() == 1
+        assert _connections(server.pid, postgres) == []
+    server.wait_ready(1, within_s=60)
+    server.send(signal.SIGTERM)
+    assert server.wait_exit(30) == 0
+
+
+def _connections(pid: int, postgres: Postgres) -> list[int]:
+    """The local ports of a process's connections to the database."""
+    connections = psutil.Process(pid).net_connections()
+    return [seen.laddr.port for seen in connections if seen.raddr and seen.raddr.port == postgres.port]

@@ -2,13 +2,16 @@
 An ASGI app that makes, while it is imported, what a fork cannot copy.
 
 ``LEAVES`` names it: ``thread``, ``native``, ``socket``, ``loop``, several with commas between, or nothing.
-Paths leave more: ``/stuck`` two threads that never end, ``/task`` a task, and ``/exit`` the process.
+Paths leave more: ``/stuck`` two threads that never end, ``/stuck-later`` the same, but only in the new image
+of a reload, ``/lock`` a thread with a lock that ``/locked`` needs, ``/queue`` a queue that is bound to the
+event loop, ``/task`` a task; and ``/exit`` leaves the process.
 """
 
 from __future__ import annotations
 
 import _thread
 import asyncio
+import contextlib
 import os
 import socket
 import sys
@@ -30,6 +33,8 @@ if "loop" in LEAVES:
     threading.Thread(target=loop.run_forever, name="a-loop", daemon=True).start()
 
 tasks: list[Any] = []
+lock = threading.Lock()
+queues: list[asyncio.Queue[int]] = []
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -41,11 +46,35 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
                 return
     if scope["path"] == "/exit":
         sys.exit(7)
-    if scope["path"] == "/stuck":
-        run = asyncio.get_running_loop().run_in_executor
+    run = asyncio.get_running_loop().run_in_executor
+    if scope["path"] == "/stuck" or (scope["path"] == "/stuck-later" and _is_new_image()):
         await asyncio.gather(*[run(None, time.sleep, 3600) for _ in range(2)])
+    if scope["path"] == "/lock":
+        await run(None, _keep_lock)
+    if scope["path"] == "/locked":
+        await run(None, lock.acquire)
+        lock.release()
+    if scope["path"] == "/queue":
+        await _use_queue()
     if scope["path"] == "/task":
         tasks.append(asyncio.ensure_future(asyncio.sleep(3600)))
     pid = await asyncio.to_thread(os.getpid)
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": str(pid).encode()})
+
+
+def _is_new_image() -> bool:
+    return "preflight" not in sys.orig_argv and any(word.endswith("resume.py") for word in sys.orig_argv)
+
+
+def _keep_lock() -> None:
+    with lock:
+        time.sleep(3600)
+
+
+async def _use_queue() -> None:
+    """Wait for what does not come, which binds the queue to this event loop."""
+    if not queues:
+        queues.append(asyncio.Queue())
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(queues[0].get(), 0.01)

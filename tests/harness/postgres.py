@@ -102,6 +102,18 @@ class Postgres:
             for process in reversed(processes):
                 process.resume()
 
+    @contextlib.contextmanager
+    def locked(self, table: str) -> Iterator[None]:
+        """Hold a table, so that whoever asks for it waits."""
+        with (
+            contextlib.closing(
+                psycopg2.connect(host="127.0.0.1", port=self.port, user="postgres", dbname="postgres")
+            ) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            yield
+
     def _answers(self) -> bool:
         try:
             return self.query("SELECT 1") == [(1,)]

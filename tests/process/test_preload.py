@@ -16,6 +16,7 @@ from harness.waiting import eventually
 
 from airflow_arbiter import immortal
 
+STRICT = "--fork-safety=strict"
 LEAVING = [sys.executable, "-m", "airflow_arbiter", "leaving:app", "--preload"]
 
 FOUND = {
@@ -105,16 +106,83 @@ def test_no_warm_up_as_another_user(start: Start) -> None:
     assert server.events("preload.warmed") == []
 
 
-def test_threads_that_do_not_end_keep_no_server_from_its_end(serve: Start) -> None:
-    """A request of the warm-up that hangs in threads until its time is over; a stop ends the process."""
-    server = serve("--warmup-path=/stuck", "--worker-boot-timeout=12", command=LEAVING, workers=1)
-    (failed,) = server.events("preload.warmup_failed")
-    assert failed.values["because"] == "it timed out"
-    found = server.events("fork_safety.found")
-    assert {event.values["what"] for event in found} == {"'preload_0'", "'preload_1'"}
-    assert all(str(event.values["made_by"]).startswith("leaving (") for event in found)
+TAINTS = [
+    pytest.param("/stuck", "/", "thread 'preload_0' of leaving (", id="threads"),
+    pytest.param("/lock", "/locked", "thread 'preload_0' of leaving (", id="a-thread-with-a-lock"),
+    pytest.param("/queue", "/queue", "an event loop, held by asyncio.queues.Queue", id="a-queue-of-its-loop"),
+]
+"""A path of the warm-up, what would hang or fail in each worker after it, and how it is told."""
+
+
+@pytest.mark.parametrize(("path", "asked", "left"), TAINTS)
+def test_a_warm_up_that_cannot_be_undone_never_was(start: Start, path: str, asked: str, left: str) -> None:
+    """What it leaves is named; the same process starts again without it, and the strictest audit passes."""
+    server = start(f"--warmup-path={path}", "--worker-boot-timeout=12", STRICT, command=LEAVING, workers=2)
+    server.wait_ready(2)
+    (tainted,) = server.events("preload.tainted")
+    assert str(tainted.values["left"]).startswith(left)
+    (skipped,) = server.events("preload.warmup_skipped")
+    assert "could not be undone" in skipped.values["because"]
+    assert psutil.Process(server.pid).num_threads() == 1
+    assert server.answers(asked)
     server.send(signal.SIGTERM)
     assert server.wait_exit(10) == 0
+
+
+def test_a_reload_with_a_warm_up_that_cannot_be_undone(start: Start) -> None:
+    """The preflight finds out, passes without it, and the new image does not try."""
+    server = start("--warmup-path=/queue", STRICT, command=LEAVING, workers=2)
+    server.wait_ready(2)
+    server.send(signal.SIGHUP)
+    server.wait_event("rollout.completed")
+    assert len(server.events("preload.tainted")) == 2
+    assert len(server.events("preload.warmed")) == 2
+    assert server.events("reload.refused") == []
+    assert server.answers("/queue")
+
+
+def test_a_warm_up_that_cannot_be_undone_in_the_new_image_only(start: Start) -> None:
+    """The workers are handed over once more, to an image that does not try; none of them is lost."""
+    server = start("--warmup-path=/stuck-later", STRICT, command=LEAVING, workers=2)
+    old = {worker.pid for worker in server.wait_ready(2)}
+    with Load(server.port, clients=2) as load:
+        server.send(signal.SIGHUP)
+        server.wait_event("rollout.completed")
+    assert load.failures == {}
+    assert len(server.events("preload.tainted")) == 1
+    assert {event.values["pid"] for event in server.events("worker.exited")} == {str(pid) for pid in old}
+    assert {event.values["cause"] for event in server.events("worker.exited")} == {"exit code 0"}
+    assert psutil.Process(server.pid).num_threads() == 1
+
+
+PROGRAM = """
+from pathlib import Path
+from airflow_arbiter import AirflowGunicornApp
+
+def on_starting(server):
+    print("a hook of the program's", flush=True)
+
+if __name__ == "__main__":
+    print("the program runs", flush=True)
+    hook = HOOK
+    options = {"wsgi_app": "leaving:app", "preload_app": True, "warmup_path": ["/queue"], "on_starting": hook}
+    AirflowGunicornApp(options, arguments=__import__("sys").argv[1:]).run()
+"""
+
+
+@pytest.mark.parametrize(
+    ("hook", "event"), [("on_starting", "tainted"), ("lambda _: None", "warmup_skipped")]
+)
+def test_a_program_that_embeds_the_server(serve: Start, tmp_path: Path, hook: str, event: str) -> None:
+    """It is not run again; where its options cannot be carried to a new image, there is no warm-up."""
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.replace("HOOK", hook))
+    server = serve(f"--chdir={tmp_path}", command=[sys.executable, str(program)], workers=1)
+    assert len(server.events(f"preload.{event}")) == 1
+    assert len(server.events("preload.warmup_skipped")) == 1
+    assert server.answers("/queue")
+    assert server.log().count("the program runs") == 1
+    assert server.log().count("a hook of the program's") == (1 if hook == "on_starting" else 0)
 
 
 def test_a_warm_up_that_is_broken_off_is_not_made_in_a_reload(serve: Start) -> None:
@@ -123,7 +191,7 @@ def test_a_warm_up_that_is_broken_off_is_not_made_in_a_reload(serve: Start) -> N
     server.send(signal.SIGHUP)
     server.wait_event("reload.resumed")
     (skipped,) = server.events("preload.warmup_skipped")
-    assert "preflight" in skipped.values["because"]
+    assert "did not end by itself" in skipped.values["because"]
     assert float(server.events("reload.resumed")[0].values["unsupervised_s"]) < 3
 
 
