@@ -307,6 +307,11 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
         if self.app_uri is None:
             _airflow().release_connections()
 
+    def enter_worker(self) -> None:
+        """Forget, in a worker that was just forked, what belongs to threads of the master."""
+        if self.app_uri is None:
+            _airflow().forget_inherited()
+
     async def enter_loop(self) -> None:
         """Make, at the beginning of an event loop, the connections that a first request would wait for."""
         if self.app_uri is None:

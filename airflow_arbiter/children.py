@@ -195,6 +195,7 @@ class WorkerKeeper(Arbiter):
             for sibling in self.WORKERS.values():
                 sibling.tmp.close()
                 sibling.status.close()
+            self._forget_inherited(worker)
             self.cfg.post_fork(self, worker)
             worker.init_process()
         except SystemExit as error:
@@ -215,6 +216,13 @@ class WorkerKeeper(Arbiter):
         gc.disable()
         gc.freeze()
         sys.exit(code)
+
+    def _forget_inherited(self, worker: AirflowUvicornWorker) -> None:
+        """Leave alone what is the master's. Runs in the child."""
+        try:
+            self.app.enter_worker()
+        except Exception:
+            events.publish_exception("worker.prepare_failed", level="warning", age=worker.age)
 
     def kill_worker(self, pid: int, sig: int) -> None:
         """

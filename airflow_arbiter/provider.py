@@ -10,23 +10,28 @@ Source: ``airflow.cli.commands.api_server_command`` and ``airflow.api_fastapi.gu
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import gc
 import logging
 import os
 import re
+import socket
 import ssl
 import sys
 from inspect import signature
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 import airflow
 from airflow import settings
 from airflow.configuration import SECRET_KEY, conf
 from airflow.exceptions import AirflowConfigException
-from sqlalchemy.pool import QueuePool
+from sqlalchemy import event
+from sqlalchemy.orm import session as orm_session
+from sqlalchemy.pool import Pool, QueuePool
 from structlog.stdlib import ProcessorFormatter
 
 from airflow_arbiter.errors import IntegrationError, SettingsError
@@ -331,6 +336,34 @@ def release_connections() -> None:
             # closes them is their end as objects, and they are part of cycles.
             del pool
             gc.collect()
+
+
+_connections: WeakSet[Any] = WeakSet()
+"""Connections to databases that this process has, or had when it was forked."""
+
+
+@event.listens_for(Pool, "connect")
+def _note_connection(connection: Any, _record: Any) -> None:
+    with contextlib.suppress(TypeError):  # sqlite3's cannot be; nobody is at their other end
+        _connections.add(connection)
+
+
+def forget_inherited() -> None:
+    """
+    Forget, in a process that was just forked, what threads of its parent have to do with databases.
+
+    Whatever finishes a session of theirs, as Airflow does with all when a worker leaves, would say so on the
+    parent's socket, in the middle of its transaction. So they are taken out of SQLAlchemy's list, and each
+    socket is exchanged for one that nobody is at the other end of.
+    """
+    getattr(orm_session, "_sessions", {}).clear()
+    here, there = socket.socketpair()
+    there.close()
+    with here:
+        for connection in tuple(_connections):
+            with contextlib.suppress(Exception):  # closed, or of a driver that does not tell
+                os.dup2(here.fileno(), connection.fileno(), inheritable=False)
+    _connections.clear()
 
 
 async def connect() -> None:

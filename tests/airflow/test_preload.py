@@ -151,6 +151,44 @@ def test_a_warm_up_that_hangs_on_the_database(
     assert server.wait_exit(30) == 0
 
 
+THREAD_PLUGIN = """
+import threading
+from airflow import settings
+from airflow.plugins_manager import AirflowPlugin
+from sqlalchemy import text
+
+ready = threading.Event()
+
+def work():
+    session = settings.Session()
+    session.execute(text("SELECT 4711"))
+    ready.set()
+    threading.Event().wait()
+
+threading.Thread(target=work, daemon=True).start()
+ready.wait()
+
+class Working(AirflowPlugin):
+    name = "working"
+"""
+
+
+def test_a_worker_that_leaves_says_nothing_on_the_connections_of_the_master(
+    serve_airflow: Start, postgres: Postgres, postgres_env: dict[str, str], tmp_path: Path
+) -> None:
+    """A thread of the master's has a transaction; the worker has neither, and does not roll it back."""
+    (tmp_path / "working_plugin.py").write_text(THREAD_PLUGIN)
+    server = serve_airflow(env={**postgres_env, "AIRFLOW__CORE__PLUGINS_FOLDER": str(tmp_path)}, workers=1)
+    (worker,) = server.ready()
+    psutil.Process(worker.pid).terminate()
+    (left,) = server.wait_event("worker.exited")
+    assert left.values["cause"] == "exit code 0"
+    last = postgres.query("SELECT state FROM pg_stat_activity WHERE query = 'SELECT 4711'")
+    assert last == [("idle in transaction",)]
+    assert server.events("worker.exit_hook_failed") == []
+    assert "Exception during reset" not in server.log()
+
+
 def _connections(pid: int, postgres: Postgres) -> list[int]:
     """The local ports of a process's connections to the database."""
     connections = psutil.Process(pid).net_connections()
