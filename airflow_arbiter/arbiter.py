@@ -35,6 +35,8 @@ from airflow_arbiter import (
 from airflow_arbiter.control import Control
 from airflow_arbiter.dispatch import Dispatcher
 from airflow_arbiter.doing import PlanDoer
+from airflow_arbiter.errors import ForkSafetyError
+from airflow_arbiter.fork_safety import Audit
 from airflow_arbiter.memory import Container
 from airflow_arbiter.monitors import Monitors
 from airflow_arbiter.observation import view_of
@@ -69,6 +71,7 @@ class AirflowArbiter(PlanDoer):
         self._stop: Stop | None = None
         self._container = Container()
         self._title = ("", "")
+        self._audit = Audit()
         self.reloader = Reloader(self, self._container)
         self._told: tuple[Event, ...] = ()
         super().__init__(app)
@@ -103,7 +106,7 @@ class AirflowArbiter(PlanDoer):
         :raises Exception: whatever the app raises; in a later image also UnfitError, for new troubles.
         """
         if self.cfg.preload_app:
-            preload.load(self.app, limit_s=warmup_limit_s)
+            preload.load(self.app, self._audit, limit_s=warmup_limit_s)
             troubles = self.app.troubles()
             if self.pid is not None:
                 refuse_new(troubles, known=self.known_troubles)  # it may have come since
@@ -114,7 +117,8 @@ class AirflowArbiter(PlanDoer):
         """
         Bind, and tell whoever waits for it; where an earlier image did, only listen to signals.
 
-        :raises SystemExit: with 1 where that fails; nothing of us is left behind then.
+        :raises SystemExit: with 1 where that fails, with 3 where a hook has left what is not safe to fork,
+            and that is not allowed; nothing of us is left behind then.
         """
         if self.pid is not None:
             succession.take_pid_file(self)
@@ -122,12 +126,14 @@ class AirflowArbiter(PlanDoer):
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             if self.load_error is None:
                 self.call_hook("on_reload", self)
+            self._look_again(may_refuse=False)
             self._tell_if_off()
             self.monitors.open(is_resumed=True, told=self.metrics_told)
             return
         try:
             with systemd.hushed():
                 super().start()
+            self._look_again(may_refuse=True)
             if self.master_pid and "LISTEN_FDS" in os.environ:
                 self.systemd = True  # the other one's sockets were, and files of them are not ours to remove
             self.monitors.open(is_resumed=False, told={})
@@ -135,10 +141,22 @@ class AirflowArbiter(PlanDoer):
             sock.close_sockets(self.LISTENERS, unlink=self.owns_socket_files())
             if self.pidfile is not None:
                 self.pidfile.unlink()
+            if isinstance(error, ForkSafetyError):
+                events.publish("app.load_failed", level="error", error=str(error))
+                sys.exit(self.WORKER_BOOT_ERROR)
             if isinstance(error, Exception):
                 events.publish_exception("arbiter.start_failed", error=str(error))
                 sys.exit(1)
             raise
+
+    def _look_again(self, *, may_refuse: bool) -> None:
+        """
+        Tell what hooks have left that is not safe to fork.
+
+        :raises ForkSafetyError: as :meth:`load`.
+        """
+        ours = [listener.fileno() for listener in self.LISTENERS]
+        preload.look_again(self.app, self._audit, ours=ours, may_refuse=may_refuse)
 
     def _publish(self, happened: Iterable[Event]) -> None:
         for event in happened:

@@ -16,7 +16,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -66,17 +66,27 @@ class Audit:
     """
     A look before and after the app is loaded, and an ear while it is.
 
-    A context manager: within it, new threads, sockets and database connections are traced to their makers.
+    While it listens, new threads, sockets and database connections are traced to their makers.
     """
 
     def __init__(self) -> None:
         self._threads: WeakKeyDictionary[threading.Thread, str] = WeakKeyDictionary()
         self._sockets: dict[int, str] = {}
+        self._told: set[Finding] = set()
+        self._ends = contextlib.ExitStack()
         self._connections: dict[int, tuple[ReferenceType[Any], str, str]] = {}
         self._ours = {inode for inode, fd in _socket_inodes().items() if _is_meant_for_children(fd)}
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
+        """Trace what is made within."""
+        self.begin()
+        try:
+            yield
+        finally:
+            self.end()
+
+    def begin(self) -> None:
         """Trace what is made from now on."""
         thread_class, socket_class = threading.Thread, socket.socket
         start, create = thread_class.start, socket_class.__init__
@@ -91,18 +101,32 @@ class Audit:
                 # The first: later objects for the same socket are duplicates.
                 self._sockets.setdefault(os.fstat(sock.fileno()).st_ino, _maker(_caller()))
 
-        # Put back in a moment; there is no hook for either that can be taken off again.
-        thread_class.start = traced_start  # type: ignore[method-assign, assignment]
-        socket_class.__init__ = traced_create  # type: ignore[method-assign, assignment]
-        try:
-            with _listening_to_sqlalchemy(self._on_connect, self._on_close):
-                yield
-        finally:
+        def put_back() -> None:
             # What the app has put around ours, as tracers of requests do, stays; ours notes in vain then.
             if thread_class.start is traced_start:
                 thread_class.start = start  # type: ignore[method-assign]
             if socket_class.__init__ is traced_create:
                 socket_class.__init__ = create  # type: ignore[method-assign]
+
+        # Put back in a while; there is no hook for either that can be taken off again.
+        thread_class.start = traced_start  # type: ignore[method-assign, assignment]
+        socket_class.__init__ = traced_create  # type: ignore[method-assign, assignment]
+        self._ends.callback(put_back)
+        self._ends.enter_context(_listening_to_sqlalchemy(self._on_connect, self._on_close))
+
+    def end(self) -> None:
+        """Trace no more. Doing it again changes nothing."""
+        self._ends.close()
+
+    def pass_over(self, fds: Iterable[int]) -> None:
+        """Take sockets for ours, which are meant for the workers."""
+        self._ours.update(os.fstat(fd).st_ino for fd in fds)
+
+    def news(self) -> tuple[Finding, ...]:
+        """Tell what is there now, less what was told before."""
+        found = tuple(finding for finding in self.findings() if finding not in self._told)
+        self._told.update(found)
+        return found
 
     def findings(self) -> tuple[Finding, ...]:
         """Tell what is there now, in a stable order."""

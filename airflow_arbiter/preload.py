@@ -19,7 +19,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,11 +70,12 @@ class _Course:
     failures: dict[str, str] = field(default_factory=dict)
 
 
-def load(app: Any, *, limit_s: float = LIMIT_S) -> float:
+def load(app: Any, audit: fork_safety.Audit | None = None, *, limit_s: float = LIMIT_S) -> float:
     """
     Load the app, warm it up, and tell what it has left that is not safe to fork. Once only.
 
     :param app: the gunicorn application.
+    :param audit: listens from now on, until :func:`look_again`, or until somebody ends it.
     :param limit_s: time for the warm-up; with 0 there is none.
     :return: seconds that the warm-up took; 0 where there was none, or none that ended by itself.
     :raises TaintedError: when the warm-up has left what cannot be undone in this process.
@@ -83,21 +84,34 @@ def load(app: Any, *, limit_s: float = LIMIT_S) -> float:
     """
     if app.callable is not None:
         return 0.0
+    audit = audit or fork_safety.Audit()
+    if app.cfg.fork_safety != "off":
+        audit.begin()
     took_s = 0.0
-    audit = fork_safety.Audit()
-    with contextlib.nullcontext() if app.cfg.fork_safety == "off" else audit.listening():
-        with _rare_collections():
-            asgi_app = app.wsgi()
-        traces = Traces(audit.maker)
-        if app.cfg.warmup_path:
-            limit_s = min(limit_s, app.cfg.worker_boot_timeout / 4)
-            took_s = _warm_up(app, asgi_app, limit_s, follow=traces.follow)
-        _release(app)
+    with _rare_collections():
+        asgi_app = app.wsgi()
+    traces = Traces(audit.maker)
+    if app.cfg.warmup_path:
+        limit_s = min(limit_s, app.cfg.worker_boot_timeout / 4)
+        took_s = _warm_up(app, asgi_app, limit_s, follow=traces.follow)
+    _release(app)
     if app.cfg.warmup_path:
         _refuse_taint(traces)
-    if app.cfg.fork_safety != "off":
-        _tell(audit, is_strict=app.cfg.fork_safety == "strict")
+    _tell(app, audit, is_strict=app.cfg.fork_safety == "strict")
     return took_s
+
+
+def look_again(app: Any, audit: fork_safety.Audit, *, ours: Iterable[int], may_refuse: bool) -> None:
+    """
+    Tell, at the last moment before the first fork, what hooks have left since the app was loaded.
+
+    :param ours: descriptors of sockets that were made meanwhile, and that workers are to have.
+    :param may_refuse: whether a strict audit still is; not where there are workers already.
+    :raises ForkSafetyError: as :func:`load`.
+    """
+    audit.end()
+    audit.pass_over(ours)
+    _tell(app, audit, is_strict=may_refuse and app.cfg.fork_safety == "strict")
 
 
 def _refuse_taint(traces: Traces) -> None:
@@ -169,14 +183,16 @@ def leave(code: object) -> None:
     os._exit(code if isinstance(code, int) else bool(code))
 
 
-def _tell(audit: fork_safety.Audit, *, is_strict: bool) -> None:
+def _tell(app: Any, audit: fork_safety.Audit, *, is_strict: bool) -> None:
     """
-    Say what the audit has found.
+    Say what the audit has found, and has not said before.
 
     :raises ForkSafetyError: for any finding, where it is strict.
     """
+    if not app.cfg.preload_app or app.cfg.fork_safety == "off":
+        return
     try:
-        findings = audit.findings()
+        findings = audit.news()
     except Exception:
         # It looks at whatever objects there are, of anybody's classes.
         events.publish_exception("fork_safety.audit_failed", level="warning")

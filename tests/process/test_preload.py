@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -245,6 +246,46 @@ def test_strict_refuses_and_names_all(start: Start) -> None:
         assert f"{kind} {what}" in failed.values["error"]
     assert "Traceback" not in server.log()
     assert server.events("worker.spawned") == []
+
+
+HOOKS = """
+import socket, threading
+
+def on_starting(server):
+    threading.Thread(target=threading.Event().wait, name="of-a-hook", daemon=True).start()
+
+def when_ready(server):
+    global kept
+    kept = socket.create_connection(server.LISTENERS[0].sock.getsockname())
+"""
+
+
+def test_what_hooks_leave_is_named_too(serve: Start, tmp_path: Path) -> None:
+    """Just before the first fork there is a second look, which does not repeat what the first has told."""
+    hooks = tmp_path / "hooks.py"
+    hooks.write_text(HOOKS)
+    server = serve(f"--config={hooks}", command=LEAVING, env={"LEAVES": "thread"}, workers=1)
+    found = [event.values for event in server.events("fork_safety.found")]
+    assert [(values["kind"], str(values["made_by"]).partition(" ")[0]) for values in found] == [
+        ("thread", "leaving"),
+        ("socket", "__config__"),
+        ("thread", "__config__"),
+    ]
+    assert str(found[2]["made_by"]).startswith(f"__config__ ({hooks}:")
+
+
+def test_strict_refuses_what_hooks_leave(start: Start, tmp_path: Path) -> None:
+    """The address is bound by then; it is free again, and neither pid file nor worker was there."""
+    hooks, pid_file = tmp_path / "hooks.py", tmp_path / "pid"
+    hooks.write_text(HOOKS)
+    server = start(STRICT, f"--config={hooks}", f"--pid={pid_file}", command=LEAVING, workers=1)
+    assert server.wait_exit() == 3
+    (failed,) = server.events("app.load_failed")
+    assert "thread 'of-a-hook', made by __config__ (" in failed.values["error"]
+    assert server.events("worker.spawned") == []
+    assert not pid_file.exists()
+    with socket.create_server(("127.0.0.1", server.port)):
+        pass
 
 
 @pytest.mark.parametrize("option", ["--fork-safety=off", "--preload"])
