@@ -294,6 +294,15 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
         plugins = [_airflow().plugins_folder()] if self.cfg.reload_on_plugin_change else []
         return [*plugins, *(Path(path).absolute() for path in self.cfg.reload_path)]
 
+    def own_folders(self) -> list[Path]:
+        """The folders with code of the operator's that the app loads."""
+        return [_airflow().plugins_folder()] if self.app_uri is None else []
+
+    def exporters(self) -> dict[str, str]:
+        """Why the app has threads that send measurements from the beginning, by the package they run."""
+        found: dict[str, str] = _airflow().exporters() if self.app_uri is None else {}
+        return found
+
     def metrics(self) -> Any:
         """
         Open what the app itself sends metrics to, for the server's own; None where it sends none.

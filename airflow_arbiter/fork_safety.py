@@ -16,19 +16,19 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
+from airflow_arbiter import descriptors
 from airflow_arbiter.errors import ForkSafetyError
+from airflow_arbiter.makers import BEFORE, UNKNOWN, Awaited, name_maker
+from airflow_arbiter.taint import name_holders
 
 MODES = ("warn", "strict", "off")
-
-BEFORE = "it was there before the app was loaded"
-UNKNOWN = f"unknown: {BEFORE}, or an extension module made it"
 
 _EXPORTERS = (
     "airflow._shared.observability",
@@ -41,7 +41,7 @@ _EXPORTERS = (
 )
 """Packages that send measurements in the background."""
 
-_PACKAGE = __package__ or "airflow_arbiter"
+_SELF_PIPE_DEPTH = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -67,15 +67,25 @@ class Audit:
     A look before and after the app is loaded, and an ear while it is.
 
     While it listens, new threads, sockets and database connections are traced to their makers.
+
+    :ivar folders: where code of the operator's lies that the app loads.
+    :ivar hints: why threads are there that nobody saw start, by the package whose code they run.
     """
 
     def __init__(self) -> None:
         self._threads: WeakKeyDictionary[threading.Thread, str] = WeakKeyDictionary()
         self._sockets: dict[int, str] = {}
+        self._of_loops: set[int] = set()
         self._told: set[Finding] = set()
+        self.folders: Sequence[Path] = ()
+        self.hints: Mapping[str, str] = {}
         self._ends = contextlib.ExitStack()
         self._connections: dict[int, tuple[ReferenceType[Any], str, str]] = {}
-        self._ours = {inode for inode, fd in _socket_inodes().items() if _is_meant_for_children(fd)}
+        self._ours = {
+            inode
+            for inode, fd in descriptors.socket_inodes().items()
+            if descriptors.is_meant_for_children(fd)
+        }
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -92,14 +102,12 @@ class Audit:
         start, create = thread_class.start, socket_class.__init__
 
         def traced_start(thread: threading.Thread) -> None:
-            self._threads[thread] = _maker(_caller())
+            self._threads[thread] = name_maker(_caller(), self.folders)
             start(thread)
 
         def traced_create(sock: socket.socket, *args: Any, **kwargs: Any) -> None:
             create(sock, *args, **kwargs)
-            with contextlib.suppress(OSError):
-                # The first: later objects for the same socket are duplicates.
-                self._sockets.setdefault(os.fstat(sock.fileno()).st_ino, _maker(_caller()))
+            self._note_socket(sock, _caller())
 
         def put_back() -> None:
             # What the app has put around ours, as tracers of requests do, stays; ours notes in vain then.
@@ -130,19 +138,31 @@ class Audit:
 
     def findings(self) -> tuple[Finding, ...]:
         """Tell what is there now, in a stable order."""
-        found = {*self._find_threads(), *self._find_sockets(), *self._find_connections(), *self._find_loops()}
-        return tuple(sorted(found))
+        looks = (self._find_threads, self._find_sockets, self._find_connections, self._find_objects)
+        return tuple(sorted({finding for look in looks for finding in look()}))
 
     def maker(self, thread: threading.Thread) -> str:
         """Name who made a thread."""
-        return self._threads.get(thread) or _runs(thread)
+        maker = self._threads.get(thread) or _runs(thread)
+        hints = (hint for package, hint in self.hints.items() if _is_within(maker, package))
+        hint = next(hints, "") if maker.endswith(f"({BEFORE})") else ""
+        return f"{maker}; {hint}" if hint else maker
+
+    def _note_socket(self, sock: socket.socket, frame: FrameType) -> None:
+        with contextlib.suppress(OSError):
+            inode = os.fstat(sock.fileno()).st_ino
+            if inode not in self._sockets:  # later objects for the same socket are duplicates
+                self._sockets[inode] = name_maker(frame, self.folders)
+                if _is_of_a_loop(frame):
+                    self._of_loops.add(inode)
 
     def _on_connect(self, connection: Any, record: Any) -> None:
         try:
             alive = ref(connection)
         except TypeError:  # sqlite3's, for one; the pool's record lives as long
             alive = ref(record)
-        self._connections[id(connection)] = (alive, type(connection).__module__, _maker(_caller()))
+        maker = name_maker(_caller(), self.folders)
+        self._connections[id(connection)] = (alive, type(connection).__module__, maker)
 
     def _on_close(self, connection: Any, _record: Any) -> None:
         self._connections.pop(id(connection), None)
@@ -161,10 +181,11 @@ class Audit:
                     yield Finding(kind="native thread", what=repr(name), made_by=UNKNOWN)
 
     def _find_sockets(self) -> Iterator[Finding]:
-        for inode, fd in _socket_inodes().items():
-            if inode not in self._ours and not _sends_datagrams(fd):
+        for inode, fd in descriptors.socket_inodes().items():
+            if inode not in self._ours and not descriptors.sends_datagrams(fd):
                 maker = self._sockets.get(inode, UNKNOWN)
-                yield Finding(kind=_kind("socket", maker), what=_describe(fd), made_by=maker)
+                what = "of an event loop" if inode in self._of_loops else descriptors.describe(fd)
+                yield Finding(kind=_kind("socket", maker), what=what, made_by=maker)
 
     def _find_connections(self) -> Iterator[Finding]:
         if self._connections:
@@ -173,22 +194,58 @@ class Audit:
             if connection() is not None:
                 yield Finding(kind="database connection", what=f"of {driver}", made_by=maker)
 
-    def _find_loops(self) -> Iterator[Finding]:
+    def _find_objects(self) -> Iterator[Finding]:
+        """Look through all there is, for what has no list of its own."""
+        sqlite: Any = sys.modules.get("sqlite3")
+        kept = getattr(sqlite, "Connection", _Nothing)
         for item in gc.get_objects():
             # Not isinstance(): it asks proxies for their class, which runs foreign code.
             if issubclass(type(item), asyncio.AbstractEventLoop) and _is_running(item):
                 yield Finding(kind="event loop", what="that runs", made_by=self._runner(item))
+            elif issubclass(type(item), kept) and id(item) not in self._connections and _is_open(item):
+                yield Finding(kind="database connection", what=f"of {kept.__module__}", made_by=_keeper(item))
 
     def _runner(self, loop: asyncio.AbstractEventLoop) -> str:
         """Name the code that started the thread in which an event loop runs."""
-        makers = {thread.ident: maker for thread, maker in self._threads.items()}
+        threads = {thread.ident: thread for thread in threading.enumerate()}
         for ident, innermost in sys._current_frames().items():  # noqa: SLF001  # public in all but name
+            thread = threads.get(ident)
+            if thread is None or thread is threading.current_thread():
+                continue
             frame: FrameType | None = innermost
             while frame is not None:
-                if any(value is loop for value in frame.f_locals.values()):
-                    return makers.get(ident, UNKNOWN)
+                if any(_runs_on(value, loop) for value in frame.f_locals.values()):
+                    return self.maker(thread)
                 frame = frame.f_back
         return UNKNOWN
+
+
+class _Nothing:
+    """The class of no object."""
+
+
+def _runs_on(value: object, loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether a thread that has this value in a frame runs this event loop: uvloop's have no frames."""
+    if value is loop:
+        return True
+    if issubclass(type(value), asyncio.Task):
+        return bool(value.get_loop() is loop)  # type: ignore[attr-defined]  # as above
+    target = getattr(value, "_target", None) if issubclass(type(value), threading.Thread) else None
+    return getattr(target, "__self__", None) is loop
+
+
+def _is_open(connection: Any) -> bool:
+    with contextlib.suppress(Exception):  # closed
+        return bool(connection.total_changes >= 0)
+    return False
+
+
+def _keeper(item: object) -> str:
+    """Name the module that keeps an object, where nobody saw who made it."""
+    for holder in gc.get_referrers(item):
+        if type(holder) is dict and isinstance(holder.get("__name__"), str) and "__spec__" in holder:
+            return f"{holder['__name__']} (which keeps it)"
+    return f"unknown (kept by {name_holders(item)})"
 
 
 def check(findings: tuple[Finding, ...]) -> None:
@@ -218,7 +275,12 @@ def _runs(thread: threading.Thread) -> str:
 
 
 def _kind(kind: str, maker: str) -> str:
-    return f"exporter's {kind}" if maker.startswith(_EXPORTERS) else kind
+    return f"exporter's {kind}" if any(_is_within(maker, package) for package in _EXPORTERS) else kind
+
+
+def _is_within(maker: str, package: str) -> bool:
+    """Whether a maker's module is a package's, by whole words."""
+    return f"{maker.partition(' ')[0]}.".startswith(f"{package}.")
 
 
 def _caller() -> FrameType:
@@ -226,99 +288,43 @@ def _caller() -> FrameType:
     return sys._getframe(2)  # noqa: SLF001  # public in all but name
 
 
-def _maker(frame: FrameType | None) -> str:
-    """
-    Name who is calling: the innermost code that is not Python's own, and the module that is being imported.
-    """
-    caller = importer = ""
-    while frame is not None:
-        module = str(frame.f_globals.get("__name__", "?"))
-        package = module.partition(".")[0]
-        if package == _PACKAGE:
-            break  # from here on outwards, it is us who load the app
-        if package not in sys.stdlib_module_names:
-            place = f"{module} ({frame.f_code.co_filename}:{frame.f_lineno})"
-            caller = caller or place
-            if frame.f_code.co_name == "<module>":
-                importer = place
-                break
+def _is_of_a_loop(frame: FrameType | None) -> bool:
+    """Whether a socket is made for an event loop of asyncio's, which wakes itself by it."""
+    for _ in range(_SELF_PIPE_DEPTH):
+        if frame is None:
+            return False
+        if frame.f_code.co_name == "_make_self_pipe":
+            return True
         frame = frame.f_back
-    if not caller:
-        return UNKNOWN
-    return caller if importer in ("", caller) else f"{caller}, imported by {importer}"
+    return False
 
 
 @contextlib.contextmanager
 def _listening_to_sqlalchemy(
     on_connect: Callable[[Any, Any], None], on_close: Callable[[Any, Any], None]
 ) -> Iterator[None]:
-    """Hear of the connections of all its pools; only where it is imported already, as under Airflow."""
-    if "sqlalchemy" not in sys.modules:
-        yield
-        return
-    from sqlalchemy import event
-    from sqlalchemy.pool import Pool
+    """Hear of the connections of all its pools, from the moment when there is such a thing as a pool."""
+    pools: list[Any] = []
 
-    event.listen(Pool, "connect", on_connect)
-    event.listen(Pool, "close", on_close)
+    def listen() -> None:
+        from sqlalchemy import event
+        from sqlalchemy.pool import Pool
+
+        event.listen(Pool, "connect", on_connect)
+        event.listen(Pool, "close", on_close)
+        pools.append(Pool)
+
+    awaited = Awaited("sqlalchemy", listen)
+    if "sqlalchemy" in sys.modules:
+        listen()
+    else:
+        awaited.begin()
     try:
         yield
     finally:
-        event.remove(Pool, "connect", on_connect)
-        event.remove(Pool, "close", on_close)
+        awaited.end()
+        for pool in pools:
+            from sqlalchemy import event
 
-
-def _socket_inodes() -> dict[int, int]:
-    """The sockets that this process has open: descriptors by inode. Source: proc(5)."""
-    inodes = {}
-    with contextlib.suppress(OSError):
-        for entry in Path("/proc/self/fd").iterdir():
-            with contextlib.suppress(OSError):
-                target = str(entry.readlink())
-                if target.startswith("socket:["):
-                    inodes[int(target[len("socket:[") : -1])] = int(entry.name)
-    return inodes
-
-
-def _is_meant_for_children(fd: int) -> bool:
-    """
-    Whether a socket was there before the app was: one to listen on, or one that came over an exec.
-
-    What Python makes itself does not go over an exec (PEP 446), unless somebody wants it to.
-    """
-    with contextlib.suppress(OSError), _duplicate(fd) as sock:
-        return os.get_inheritable(fd) or bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-    return False
-
-
-def _sends_datagrams(fd: int) -> bool:
-    with contextlib.suppress(OSError), _duplicate(fd) as sock:
-        return sock.type == socket.SOCK_DGRAM
-    return False
-
-
-def _duplicate(fd: int) -> socket.socket:
-    """
-    A socket object for a descriptor, of its own.
-
-    :raises OSError: when there is no such descriptor any more.
-    """
-    return socket.socket(fileno=os.dup(fd))
-
-
-def _describe(fd: int) -> str:
-    """Say where a socket goes to."""
-    with contextlib.suppress(OSError), _duplicate(fd) as sock:
-        family = (
-            sock.family.name.removeprefix("AF_") if isinstance(sock.family, socket.AddressFamily) else "?"
-        )
-        with contextlib.suppress(OSError):
-            return f"{family} connected to {_address(sock.getpeername())}"
-        return f"{family} bound to {_address(sock.getsockname())}"
-    return "unknown"
-
-
-def _address(address: Any) -> str:
-    if isinstance(address, tuple):
-        return f"{address[0]}:{address[1]}"
-    return repr(address) if address else "nothing"
+            event.remove(pool, "connect", on_connect)
+            event.remove(pool, "close", on_close)

@@ -85,6 +85,7 @@ def load(app: Any, audit: fork_safety.Audit | None = None, *, limit_s: float = L
     if app.callable is not None:
         return 0.0
     audit = audit or fork_safety.Audit()
+    audit.folders, audit.hints = app.own_folders(), app.exporters()
     if app.cfg.fork_safety != "off":
         audit.begin()
     took_s = 0.0

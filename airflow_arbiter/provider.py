@@ -316,6 +316,15 @@ def metrics() -> Any:
         raise IntegrationError(f"Airflow's [metrics] section: {type(error).__name__}: {error}") from error
 
 
+def exporters() -> dict[str, str]:
+    """Tell which options have Airflow start threads while it is imported, by the package that these run."""
+    return {
+        package: f"Airflow starts it for [{section}] otel_on, which fork_safety = strict excludes"
+        for section, package in (("metrics", "opentelemetry.sdk.metrics"), ("traces", "opentelemetry.sdk"))
+        if conf.getboolean(section, "otel_on", fallback=False)
+    }
+
+
 def release_connections() -> None:
     """
     Close this process's idle connections to the metadata database, before it forks.

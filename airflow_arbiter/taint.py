@@ -47,7 +47,16 @@ _CARRIERS = (
 )
 """Types of what lies between two objects, and says nothing."""
 
-_OF_THE_LOOP = ("asyncio.", "_asyncio.", "uvloop.", "selectors.", "_contextvars.", "builtins.", "weakref.")
+_OF_THE_LOOP = (
+    "asyncio.",
+    "_asyncio.",
+    "uvloop.",
+    "selectors.",
+    "_contextvars.",
+    "builtins.",
+    "weakref.",
+    "functools.",
+)
 _BOUND = ("asyncio.locks.", "asyncio.queues.")
 """Modules whose objects an event loop has itself, and those among them that the app makes."""
 
@@ -98,7 +107,7 @@ class Traces:
             return ""
         gc.collect()  # not at once: for the usual app somebody has just done it, and it takes a while
         loop = self._loop()
-        return "" if loop is None else f"an event loop, held by {_holders(loop)}"
+        return "" if loop is None else f"an event loop, held by {name_holders(loop)}"
 
 
 def _natives() -> dict[str, str]:
@@ -111,7 +120,7 @@ def _natives() -> dict[str, str]:
     return names
 
 
-def _holders(target: object) -> str:
+def name_holders(target: object) -> str:
     """Name by type what keeps an object: the app's, and the nearest."""
     layer: list[object] = [target]
     seen = {id(target)}

@@ -14,7 +14,9 @@ from harness.postgres import Postgres
 from harness.starting import Start
 
 PLUGIN = """
+import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from airflow import settings
 from airflow.plugins_manager import AirflowPlugin
 from opentelemetry.sdk.trace import TracerProvider
@@ -27,6 +29,17 @@ kept = settings.engine.connect()
 
 class Leaving(AirflowPlugin):
     name = "leaving"
+
+    @classmethod
+    def on_load(cls, *args, **kwargs):
+        cls.pool = ThreadPoolExecutor(thread_name_prefix="of-on-load")
+        cls.pool.submit(int)
+        cls.connections = asyncio.run(connect())
+
+async def connect():
+    connection = settings.async_engine.connect()
+    await connection.start()
+    return connection
 """
 
 
@@ -49,14 +62,14 @@ def test_the_warm_up_leaves_nothing_in_the_master(serve_airflow: Start, airflow_
 
 
 @pytest.mark.parametrize(
-    ("option", "maker"),
+    ("option", "maker", "because"),
     [
-        ("AIRFLOW__METRICS__OTEL_ON", "opentelemetry.sdk.metrics."),
-        ("AIRFLOW__TRACES__OTEL_ON", "opentelemetry.sdk._shared_internal"),
+        ("AIRFLOW__METRICS__OTEL_ON", "opentelemetry.sdk.metrics.", "[metrics] otel_on"),
+        ("AIRFLOW__TRACES__OTEL_ON", "opentelemetry.sdk._shared_internal", "[traces] otel_on"),
     ],
 )
-def test_airflows_exporters_are_named(serve_airflow: Start, option: str, maker: str) -> None:
-    """Airflow starts OpenTelemetry's threads while it is imported; the warning says so, and workers serve."""
+def test_airflows_exporters_are_named(serve_airflow: Start, option: str, maker: str, because: str) -> None:
+    """Airflow starts OpenTelemetry's threads while it is imported; the warning says for which option."""
     pytest.importorskip("opentelemetry.sdk", reason="only with Airflow's extra `otel`")
     env = {option: "True", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
     server = serve_airflow(env=env, workers=1)
@@ -65,6 +78,8 @@ def test_airflows_exporters_are_named(serve_airflow: Start, option: str, maker: 
         str(values["made_by"])[: len(maker)] for values in found if "exporter" in str(values["kind"])
     ] == [maker]
     assert {values["kind"] for values in found} <= {"exporter's thread", "native thread"}  # gRPC's
+    (exporter,) = (values for values in found if "exporter" in str(values["kind"]))
+    assert f"Airflow starts it for {because}, which fork_safety = strict excludes" in str(exporter["made_by"])
 
 
 def test_a_plugin_that_is_not_safe_to_fork_is_named(
@@ -80,7 +95,11 @@ def test_a_plugin_that_is_not_safe_to_fork_is_named(
     (error,) = [line for line in server.log().splitlines() if "app.load_failed" in line]
     for kind in ("thread 'plugin-poller'", "exporter's thread 'Otel", "database connection of sqlite3"):
         assert kind in error
-    assert error.count(f"{plugin}:") >= 3
+    assert "thread 'of-on-load_0', made by leaving_plugin (" in error
+    assert "database connection of sqlalchemy.dialects.sqlite.aiosqlite, made by " in error
+    findings = error.partition("strict): ")[2].partition(". Make these")[0].split("; ")
+    (other,) = (finding for finding in findings if f"{plugin}:" not in finding)
+    assert "made by unknown (kept by aiosqlite.core.Connection" in other
 
 
 BOUND_PLUGIN = """

@@ -1,7 +1,8 @@
 """
 An ASGI app that makes, while it is imported, what a fork cannot copy.
 
-``LEAVES`` names it: ``thread``, ``native``, ``socket``, ``loop``, several with commas between, or nothing.
+``LEAVES`` names it: ``thread``, ``native``, ``socket``, ``loop``, ``sqlite``, ``sqlalchemy``, several with
+commas between, or nothing.
 Paths leave more: ``/stuck`` two threads that never end, ``/stuck-later`` the same, but only in the new image
 of a reload, ``/lock`` a thread with a lock that ``/locked`` needs, ``/queue`` a queue that is bound to the
 event loop, ``/task`` a task; and ``/exit`` leaves the process.
@@ -14,6 +15,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import sqlite3
 import sys
 import threading
 import time
@@ -31,6 +33,12 @@ if "socket" in LEAVES:
 if "loop" in LEAVES:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="a-loop", daemon=True).start()
+if "sqlite" in LEAVES:
+    opened = sqlite3.connect(":memory:")
+if "sqlalchemy" in LEAVES:
+    import sqlalchemy
+
+    connected = sqlalchemy.create_engine("sqlite://").connect()
 
 tasks: list[Any] = []
 lock = threading.Lock()

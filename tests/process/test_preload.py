@@ -237,6 +237,18 @@ def test_what_is_left_is_named_with_its_maker(serve: Start, left: str) -> None:
         assert found.values["made_by"].startswith(f"leaving ({HARNESS / 'leaving.py'}:")
 
 
+@pytest.mark.parametrize(
+    ("left", "maker"), [("sqlite", "leaving (which keeps it)"), ("sqlalchemy", f"{HARNESS}/leaving.py:")]
+)
+def test_database_connections_of_any_app_are_found(serve: Start, left: str, maker: str) -> None:
+    """Also where it is the app that imports SQLAlchemy, or that does without."""
+    pytest.importorskip("sqlalchemy", reason="only Airflow brings SQLAlchemy")
+    server = serve(command=LEAVING, env={"LEAVES": left}, workers=1)
+    (found,) = server.events("fork_safety.found")
+    assert found.values["kind"] == "database connection"
+    assert maker in str(found.values["made_by"])
+
+
 def test_strict_refuses_and_names_all(start: Start) -> None:
     """With `fork_safety = strict` nothing is started: exit code 3, and one line that names every finding."""
     server = start("--fork-safety=strict", command=LEAVING, env={"LEAVES": ",".join(FOUND)})

@@ -7,6 +7,7 @@ import gc
 import socket
 import sqlite3
 import threading
+import types
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from airflow_arbiter import fork_safety
 from airflow_arbiter.errors import ForkSafetyError
 from airflow_arbiter.fork_safety import Audit, Finding
+from airflow_arbiter.makers import BEFORE, UNKNOWN
 
 HERE = f"{__name__} ({__file__}:"
 
@@ -48,7 +50,7 @@ def test_a_thread_from_before_has_no_maker(audit: Audit, ended: threading.Event)
     """One that nobody saw start is told all the same."""
     threading.Thread(target=ended.wait, name="an-old-one").start()
     (thread,) = (finding for finding in found(audit, "thread") if finding.what == "'an-old-one'")
-    assert thread.made_by == fork_safety.UNKNOWN
+    assert thread.made_by == UNKNOWN
 
 
 def test_a_thread_from_before_is_named_with_what_it_runs(audit: Audit, ended: threading.Event) -> None:
@@ -59,7 +61,7 @@ def test_a_thread_from_before_is_named_with_what_it_runs(audit: Audit, ended: th
 
     threading.Thread(target=poll, name="an-older-one").start()
     (thread,) = (finding for finding in found(audit, "thread") if finding.what == "'an-older-one'")
-    assert thread.made_by == f"{__name__} ({fork_safety.BEFORE})"
+    assert thread.made_by == f"{__name__} ({BEFORE})"
 
 
 def test_what_is_gone_is_no_finding(audit: Audit) -> None:
@@ -78,7 +80,7 @@ def test_a_socket_is_named_with_its_peer(audit: Audit) -> None:
         address = server.getsockname()
         with socket.create_connection(address):
             sockets = found(audit, "socket")
-    (connection,) = (finding for finding in sockets if finding.made_by != fork_safety.UNKNOWN)
+    (connection,) = (finding for finding in sockets if finding.made_by != UNKNOWN)
     assert connection.what == f"INET connected to 127.0.0.1:{address[1]}"
     assert connection.made_by.startswith(HERE)
 
@@ -118,6 +120,61 @@ def test_a_running_loop_is_traced_to_its_thread(audit: Audit) -> None:
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()
+
+
+def test_a_loop_without_frames_is_traced_to_its_thread(audit: Audit) -> None:
+    """uvloop's runs in C: what is left to look at is the thread, which runs a method of the loop's."""
+    uvloop = pytest.importorskip("uvloop")
+    loop = uvloop.new_event_loop()
+    with audit.listening():
+        thread = threading.Thread(target=loop.run_forever, name="a-loop")
+        thread.start()
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(10)
+    (running,) = found(audit, "event loop")
+    assert running.made_by.startswith(HERE)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+def test_the_sockets_of_an_event_loop_are_told_as_such(audit: Audit) -> None:
+    """A loop of asyncio's wakes itself by a pair of sockets, which go nowhere."""
+    with audit.listening():
+        loop = asyncio.SelectorEventLoop()
+    (pair,) = [finding for finding in found(audit, "socket") if finding.made_by != UNKNOWN]
+    assert pair.what == "of an event loop"
+    assert pair.made_by.startswith(HERE)
+    loop.close()
+
+
+def test_a_hint_tells_why_a_thread_was_there_before(audit: Audit, ended: threading.Event) -> None:
+    """Where the app knows which option of its own has started it."""
+
+    def poll() -> None:
+        ended.wait()
+
+    audit.hints = {__name__: "an option starts it"}
+    threading.Thread(target=poll, name="by-an-option").start()
+    (thread,) = (finding for finding in found(audit, "thread") if finding.what == "'by-an-option'")
+    assert thread.made_by == f"{__name__} ({BEFORE}); an option starts it"
+
+
+def test_a_connection_of_sqlite_is_found_without_a_pool(audit: Audit) -> None:
+    """One that a module keeps is told with the module; a closed one is none."""
+    module = types.ModuleType("keeping")
+    module.__dict__["kept"] = sqlite3.connect(":memory:")
+    (connection,) = found(audit, "database connection")
+    assert (connection.what, connection.made_by) == ("of sqlite3", "keeping (which keeps it)")
+    module.kept.close()
+    assert found(audit, "database connection") == []
+
+
+def test_what_was_told_is_no_news(audit: Audit, ended: threading.Event) -> None:
+    """A second look tells what has come since the first."""
+    audit.news()
+    threading.Thread(target=ended.wait, name="a-new-one").start()
+    assert [finding.what for finding in audit.news()] == ["'a-new-one'"]
+    assert audit.news() == ()
 
 
 def test_a_database_connection_is_found_until_it_is_closed(audit: Audit) -> None:
@@ -176,7 +233,12 @@ def test_strict_names_all() -> None:
 
 @pytest.mark.parametrize(
     ("maker", "kind"),
-    [("opentelemetry.sdk.trace (x.py:1)", "exporter's thread"), ("my.plugin (x.py:1)", "thread")],
+    [
+        ("opentelemetry.sdk.trace (x.py:1)", "exporter's thread"),
+        ("statsd (x.py:1)", "exporter's thread"),
+        ("statsd_helper (x.py:1)", "thread"),
+        ("my.plugin (x.py:1)", "thread"),
+    ],
 )
 def test_exporters_are_called_so(maker: str, kind: str) -> None:
     """What sends measurements in the background is told apart."""
