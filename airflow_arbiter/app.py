@@ -322,9 +322,15 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
             _airflow().forget_inherited()
 
     async def enter_loop(self) -> None:
-        """Make, at the beginning of an event loop, the connections that a first request would wait for."""
+        """Make, at the beginning of an event loop, its connections that a first request waits for."""
         if self.app_uri is None:
             await _airflow().connect()
+
+    async def connect_worker(self) -> None:
+        """Make all connections that a worker's first request would wait for."""
+        await self.enter_loop()
+        if self.app_uri is None:
+            await _airflow().connect_in_thread()
 
     async def leave_loop(self) -> None:
         """Give back, at the end of a worker's event loop, what belongs to it."""

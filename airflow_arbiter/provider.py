@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 from weakref import WeakSet
 
 import airflow
+import anyio.to_thread
 from airflow import settings
 from airflow.configuration import SECRET_KEY, conf
 from airflow.exceptions import AirflowConfigException
@@ -379,13 +380,29 @@ async def connect() -> None:
     """
     Open the first asynchronous connection to the metadata database, which stays in its pool.
 
-    The synchronous one is opened by the health check.
-
     :raises Exception: when the database is away.
     """
     if settings.async_engine is not None:
         async with settings.async_engine.connect():
             pass
+
+
+async def connect_in_thread() -> None:
+    """
+    Open the first synchronous connection, as an endpoint does: in one of the threads that wait for such.
+
+    Cancelled, it leaves the thread behind that waits for the database: not for a process that forks.
+
+    :raises Exception: as :func:`connect`.
+    """
+
+    def open_one() -> None:
+        with settings.engine.connect():
+            pass
+
+    if settings.engine is not None:
+        # Its threads are daemons, unlike those of an event loop: they keep no worker from leaving.
+        await anyio.to_thread.run_sync(open_one, abandon_on_cancel=True)
 
 
 async def dispose_async_orm() -> None:

@@ -232,27 +232,49 @@ class AirflowUvicornWorker(UvicornWorker):
         A worker that need not prove itself first listens after one probe, and goes on asking in the
         background.
         """
-        await self._enter_loop()
+        trouble = await self._connect()
         path = self.app.health_check_path
         if path is None:
+            await self._insist_on_connections(trouble)
             self._has_proved = True
             return
         assert self._tracker is not None
         prober = Prober(self._tracker.app, path, state=state, timeout_s=self.cfg.health_check_timeout)
         if (await self._probe(prober)).passed:
+            await self._insist_on_connections(trouble)
             self._has_proved = True
         elif self.must_prove:
             await self._probe_until_passed(prober)
+            await self._insist_on_connections(trouble)
         else:
             self._probe_task = asyncio.ensure_future(self._probe_until_passed(prober))
 
-    async def _enter_loop(self) -> None:
-        """Do what the first request would wait for; what is wrong with it, the probe tells."""
+    async def _connect(self, known: str = "") -> str:
+        """
+        Do what the first request would wait for.
+
+        :param known: trouble that was told already.
+        :return: what is wrong with it; empty where nothing is.
+        """
         try:
-            await asyncio.wait_for(self.app.enter_loop(), self.cfg.health_check_timeout)
+            await asyncio.wait_for(self.app.connect_worker(), self.cfg.health_check_timeout)
         except Exception as error:
             because = f"{type(error).__name__}: {error}"
-            events.publish("worker.connect_failed", level="warning", age=self.age, because=because)
+            if because != known:
+                events.publish("worker.connect_failed", level="warning", age=self.age, because=because)
+            return because
+        return ""
+
+    async def _insist_on_connections(self, trouble: str) -> None:
+        """
+        Try until they are there, where the worker has to prove itself.
+
+        A health check may pass without them, and clients would wait for them. The very first workers listen
+        all the same, so that an outage can be seen.
+        """
+        while trouble and self.must_prove:
+            await asyncio.sleep(PROBE_PAUSE_LAST_S)
+            trouble = await self._connect(trouble)
 
     async def _probe_until_passed(self, prober: Prober) -> None:
         pause_s = PROBE_PAUSE_FIRST_S

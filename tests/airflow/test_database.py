@@ -106,3 +106,36 @@ def _database_ports(pid: int, postgres: Postgres) -> set[int]:
     except psutil.NoSuchProcess:
         return set()
     return {c.laddr.port for c in connections if c.raddr and c.raddr.port == postgres.port}
+
+
+NO_DATABASE_NEEDED = [
+    pytest.param({"AIRFLOW_API_APPS": "execution"}, id="execution"),
+    pytest.param({"AIRFLOW__API__HEALTH_CHECK_PATH": "/api/v2/version"}, id="a-path-without-database"),
+]
+
+
+@pytest.mark.parametrize("env", NO_DATABASE_NEEDED)
+def test_both_connections_are_there_before_a_worker_listens(
+    serve_airflow: Start, postgres: Postgres, postgres_env: dict[str, str], env: dict[str, str]
+) -> None:
+    """Whatever the health check asks: a newcomer has them, and while it cannot, it does not listen."""
+    server = serve_airflow(env={**postgres_env, **env}, workers=1)
+    assert len(postgres.backends()) == 2
+    (old,) = server.ready()
+    with postgres.away():
+        psutil.Process(old.pid).kill()
+        server.wait_event("worker.connect_failed")
+        assert server.ready() == []
+    server.wait_ready(1)
+    assert len(postgres.backends()) == 2
+
+
+def test_the_first_workers_listen_without_connections(
+    serve_airflow: Start, postgres: Postgres, postgres_env: dict[str, str]
+) -> None:
+    """An outage at a first start, with a health check that passes all the same."""
+    env = {**postgres_env, "AIRFLOW__API__HEALTH_CHECK_PATH": "/api/v2/version"}
+    with postgres.away():
+        server = serve_airflow(env=env, workers=1)
+        assert server.get("/api/v2/version")[0] == 200
+        assert len(server.events("worker.connect_failed")) == 1
