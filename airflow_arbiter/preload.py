@@ -29,7 +29,7 @@ from uvicorn.config import Config
 from airflow_arbiter import events, fork_safety, immortal
 from airflow_arbiter.alarm import LateError, alarm
 from airflow_arbiter.errors import IntegrationError
-from airflow_arbiter.health import ASGIApp, Outcome, ProbeResult, describe, probe
+from airflow_arbiter.health import ASGIApp, Outcome, describe, probe
 from airflow_arbiter.taint import TaintedError, Traces
 
 LIMIT_S = 20.0
@@ -53,7 +53,7 @@ AGAIN_FACTOR, AGAIN_FLOOR_S = 3.0, 1.0
 """What a warm-up gets that has gone well a moment ago, as a multiple of what it took, and in seconds more."""
 
 _ASKED_WHO = (401, 403)
-"""Statuses of a path that wants to know who asks: all but the user has been warmed up."""
+"""Statuses of a path that wants to know who asks: what lies before that has been warmed up, and no more."""
 
 _GC_THRESHOLD = 50_000
 """Of new objects, while the app is imported: they are there to stay, and looking for garbage takes time."""
@@ -64,9 +64,10 @@ _stuck: list[threading.Thread] = []
 
 @dataclass(slots=True)
 class _Course:
-    """How a warm-up goes: the paths that are warm, and why others, or the whole, are not."""
+    """How a warm-up goes: paths that are warm, or want to know who asks, and why others are neither."""
 
     warm: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
 
 
@@ -239,7 +240,8 @@ def _warm_up(
     took_s = time.monotonic() - began_at
     for path, because in course.failures.items():
         events.publish("preload.warmup_failed", level="warning", path=path, because=because)
-    events.publish("preload.warmed", seconds=round(took_s, 3), paths=" ".join(course.warm))
+    refused: dict[str, Any] = {"refused": " ".join(course.refused)} if course.refused else {}
+    events.publish("preload.warmed", seconds=round(took_s, 3), paths=" ".join(course.warm), **refused)
     return took_s if has_ended else 0.0
 
 
@@ -272,16 +274,14 @@ async def _ask(app: Any, asgi_app: Any, course: _Course, *, ends_at: float) -> N
             result = await probe(loaded_app, path, state={}, timeout_s=left_s)
             if isinstance(result.error, LateError):
                 raise result.error
-            if _is_warm(result):
+            if result.passed:
                 course.warm.append(path)
+            elif result.outcome is Outcome.BAD_STATUS and result.status in _ASKED_WHO:
+                course.refused.append(path)
             else:
                 course.failures[path] = describe(result.code).replace("health check", "it")
     finally:
         await app.leave_loop()
-
-
-def _is_warm(result: ProbeResult) -> bool:
-    return result.passed or (result.outcome is Outcome.BAD_STATUS and result.status in _ASKED_WHO)
 
 
 @contextlib.contextmanager

@@ -49,7 +49,8 @@ def test_the_warm_up_leaves_nothing_in_the_master(serve_airflow: Start, airflow_
     server = serve_airflow("--fork-safety=strict", env={"AIRFLOW__METRICS__STATSD_ON": "True"}, workers=2)
     assert "Could not configure StatsClient" not in server.log()
     (warmed,) = server.events("preload.warmed")
-    assert warmed.values["paths"] == f"{HEALTH} /api/v2/version /ui/config /openapi.json"
+    assert warmed.values["paths"] == f"{HEALTH} /api/v2/version /openapi.json"
+    assert warmed.values["refused"] == "/ui/config"
     assert server.events("preload.warmup_failed") == []
     assert server.events("preload.tainted") == []
     master = psutil.Process(server.pid)

@@ -5,7 +5,7 @@ An ASGI app that makes, while it is imported, what a fork cannot copy.
 commas between, or nothing.
 Paths leave more: ``/stuck`` two threads that never end, ``/stuck-later`` the same, but only in the new image
 of a reload, ``/lock`` a thread with a lock that ``/locked`` needs, ``/queue`` a queue that is bound to the
-event loop, ``/task`` a task; and ``/exit`` leaves the process.
+event loop, ``/task`` a task; ``/exit`` leaves the process, and ``/private`` is not for everybody.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     if scope["path"] == "/task":
         tasks.append(asyncio.ensure_future(asyncio.sleep(3600)))
     pid = await asyncio.to_thread(os.getpid)
-    await send({"type": "http.response.start", "status": 200, "headers": []})
+    status = 401 if scope["path"] == "/private" else 200
+    await send({"type": "http.response.start", "status": status, "headers": []})
     await send({"type": "http.response.body", "body": str(pid).encode()})
 
 

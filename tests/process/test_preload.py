@@ -84,6 +84,14 @@ def test_a_path_that_fails_is_a_warning(serve: Start, set_fault: SetFault, path:
     assert server.events("preload.warmed")[0].values["paths"] == "/"
 
 
+def test_a_path_that_wants_to_know_who_asks(serve: Start) -> None:
+    """It is told apart from those that are warm, and no failure."""
+    server = serve("--warmup-path=/private", "--warmup-path=/", command=LEAVING, workers=1)
+    (warmed,) = server.events("preload.warmed")
+    assert (warmed.values["paths"], warmed.values["refused"]) == ("/", "/private")
+    assert server.events("preload.warmup_failed") == []
+
+
 def test_an_app_that_leaves_in_the_warm_up(serve: Start) -> None:
     """SystemExit of the app's is a warning, as any exception of it is."""
     server = serve("--warmup-path=/exit", command=LEAVING, workers=1)
