@@ -6,7 +6,7 @@ Run by path, with a handover's descriptor: ``resume.py FD`` goes on as the maste
 package is there. Stands on the standard library alone until it is: while an upgrade of it, or of what it
 needs, is half done, it may not be found, and the workers must be kept. All signals are blocked at first.
 
-It may also be a first start, made once more by a process that had to undo its warm-up. Must not be imported.
+It may also be a first start, made once more by a process that had to undo its warm-up.
 """
 
 from __future__ import annotations
