@@ -56,7 +56,7 @@ _ASKED_WHO = (401, 403)
 """Statuses of a path that wants to know who asks: what lies before that has been warmed up, and no more."""
 
 _GC_THRESHOLD = 50_000
-"""Of new objects, while the app is imported: they are there to stay, and looking for garbage takes time."""
+"""Of new objects, while the app is made: they are there to stay, and looking for garbage takes time."""
 
 _stuck: list[threading.Thread] = []
 """Threads of the warm-up that have not ended with it."""
@@ -92,10 +92,10 @@ def load(app: Any, audit: fork_safety.Audit | None = None, *, limit_s: float = L
     took_s = 0.0
     with _rare_collections():
         asgi_app = app.wsgi()
-    traces = Traces(audit.maker)
-    if app.cfg.warmup_path:
-        limit_s = min(limit_s, app.cfg.worker_boot_timeout / 4)
-        took_s = _warm_up(app, asgi_app, limit_s, follow=traces.follow)
+        traces = Traces(audit.maker)
+        if app.cfg.warmup_path:
+            limit_s = min(limit_s, app.cfg.worker_boot_timeout / 4)
+            took_s = _warm_up(app, asgi_app, limit_s, follow=traces.follow)
     _release(app)
     if app.cfg.warmup_path:
         _refuse_taint(traces)
@@ -149,7 +149,8 @@ def settle(app: Any) -> None:
     :param app: the gunicorn application.
     """
     began_at = time.monotonic()
-    gc.collect()
+    if not _was_just_collected():
+        gc.collect()
     is_immortal = app.cfg.immortal_preload and not immortal.reason_against()
     if is_immortal:
         immortal.immortalize_heap()
@@ -332,9 +333,14 @@ def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
     loop.run_until_complete(loop.shutdown_asyncgens())
 
 
+def _was_just_collected() -> bool:
+    """Whether all garbage has been looked for, and hardly anything has been made since."""
+    return gc.get_stats()[-1]["collections"] > 0 and gc.get_count()[-1] == 0
+
+
 @contextlib.contextmanager
 def _rare_collections() -> Iterator[None]:
-    """Look for garbage less often than usual, unless the app itself says how often."""
+    """Look for garbage less often than usual while a whole app is made, unless it says itself how often."""
     old = gc.get_threshold()
     if old[0]:
         gc.set_threshold(_GC_THRESHOLD, *old[1:])
