@@ -80,7 +80,7 @@ def restart(state: RolloutState, newest_age: int) -> RolloutState:
 
     :param newest_age: the age of the last worker that was spawned.
     """
-    return replace(state, orders=state.orders.restart(newest_age), boot_backoff=Backoff())
+    return replace(_forgiven(state), orders=state.orders.restart(newest_age))
 
 
 def settle_reload(state: RolloutState, *, failure: str = "") -> RolloutState:
@@ -89,8 +89,8 @@ def settle_reload(state: RolloutState, *, failure: str = "") -> RolloutState:
 
     :param failure: why it will not, in words.
     """
-    backoff = state.boot_backoff if failure else Backoff()
-    return replace(state, orders=state.orders.settle_reload(failure=failure), boot_backoff=backoff)
+    state = state if failure else _forgiven(state)
+    return replace(state, orders=state.orders.settle_reload(failure=failure))
 
 
 def abort(state: RolloutState, generation: int) -> RolloutState:
@@ -99,8 +99,12 @@ def abort(state: RolloutState, generation: int) -> RolloutState:
 
     What is due for a reason of its own opens a rollout anew.
     """
-    orders = state.orders.abort(generation)
-    return replace(state, orders=orders, progress=None, boot_backoff=Backoff())
+    return replace(_forgiven(state), orders=state.orders.abort(generation), progress=None)
+
+
+def _forgiven(state: RolloutState) -> RolloutState:
+    """Hold nothing against newcomers: those that failed or died had other code, or are not asked for now."""
+    return replace(state, boot_backoff=Backoff(), crash_backoff=Backoff())
 
 
 def _learn_memory(

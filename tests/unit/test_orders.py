@@ -192,6 +192,7 @@ def test_an_order_is_given_up_where_replacing_is_off(workers: tuple[WorkerView, 
 # --------------------------------------------------------------------------------------------------
 
 STALLED = replace(SERVED, boot_backoff=struck(3, 4, "worker 5 exit code 3"))
+CRASHED = replace(SERVED, crash_backoff=struck(6, 16, "worker 5 signal SIGSEGV"))
 
 
 @pytest.mark.parametrize(
@@ -214,6 +215,25 @@ STALLED = replace(SERVED, boot_backoff=struck(3, 4, "worker 5 exit code 3"))
 def test_who_orders_may_have_mended_it(state: RolloutState, is_waiting: bool) -> None:
     """A new order is no longer held up by what has failed before it."""
     assert (state.phase == "stalled") == is_waiting
+    assert (actions(look(due(1), target=1, state=state)) == ()) == is_waiting
+
+
+@pytest.mark.parametrize(
+    ("state", "is_waiting"),
+    [
+        pytest.param(CRASHED, True, id="newcomers-that-died-are-waited-for"),
+        pytest.param(history.restart(CRASHED, 0), False, id="a-restart-tries-at-once"),
+        pytest.param(history.settle_reload(CRASHED), False, id="so-does-a-reload"),
+        pytest.param(
+            history.settle_reload(CRASHED, failure="SyntaxError"),
+            True,
+            id="but-not-one-that-has-failed-itself",
+        ),
+        pytest.param(history.abort(CRASHED, 1), False, id="nothing-is-held-against-who-comes-after-an-abort"),
+    ],
+)
+def test_who_orders_may_have_mended_what_crashed(state: RolloutState, is_waiting: bool) -> None:
+    """New code does not wait for the crashes of the old."""
     assert (actions(look(due(1), target=1, state=state)) == ()) == is_waiting
 
 
