@@ -59,6 +59,11 @@ def is_outdated(worker: WorkerView, view: PoolView) -> bool:
     return worker.generation < view.generation != view.state.orders.spared_generation
 
 
+def is_superseded(worker: WorkerView, view: PoolView) -> bool:
+    """Whether newcomers may have other code: it is of an older generation, or from before a restart."""
+    return is_outdated(worker, view) or worker.age <= view.state.orders.restart_age
+
+
 def is_ordered_away(worker: WorkerView, view: PoolView) -> bool:
     """Whether an operator wants it replaced, alone or with everybody of its time."""
     orders = view.state.orders

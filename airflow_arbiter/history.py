@@ -32,12 +32,10 @@ from airflow_arbiter.pool import (
     RolloutPolicy,
     RolloutState,
 )
+from airflow_arbiter.probation import EARLY_DEATH_S, died_early, has_outlived
 
 SUSPENDED_AFTER_S = 2.0
 """A longer gap between two turns: we did not run (SIGSTOP, a closed laptop), so deadlines start anew."""
-
-EARLY_DEATH_S = 60.0
-"""A worker that dies within this time of becoming ready has died soon after birth."""
 
 MEMORY_FLAPS = 2
 """Workers in a row that had passed the memory limit young, after which the limit is too low."""
@@ -67,8 +65,8 @@ def learn(view: PoolView, policy: RolloutPolicy, *, wanted: int) -> tuple[Rollou
     exits = _exit_events(view, policy)
     policy = in_force(policy, view, state)
     state, on_boots = _learn_boot_failures(state, view, policy)
-    state, on_crashes = _learn_crashes(state, view)
     state, on_progress = _learn_progress(state, view, policy)
+    state, on_crashes = _learn_crashes(state, view)
     state = _learn_orders(state, view, policy)
     state, on_growth = _learn_growth(state, view, policy, wanted=wanted)
     return state, [*exits, *on_memory, *on_progress, *on_boots, *on_crashes, *on_growth]
@@ -170,26 +168,41 @@ def _learn_boot_failures(
 
 
 def _learn_crashes(state: RolloutState, view: PoolView) -> tuple[RolloutState, list[Event]]:
-    """Count workers that died soon after birth: the first is replaced at once, the next ones after a wait."""
+    """
+    Count workers that died soon after birth, and forget them when one that came after them did not.
+
+    They hold a rollout up. Where there is none, the first is replaced at once, the next ones after a wait.
+    """
     backoff = state.crash_backoff
-    if backoff.strikes and view.now >= backoff.retry_at + EARLY_DEATH_S:
+    has_success = any(has_outlived(w, backoff.struck_at) for w in view.workers)
+    if has_success or view.now >= backoff.retry_at + EARLY_DEATH_S:
         backoff = Backoff()
     causes = [
         f"worker {gone.worker.age} {gone.cause}"
         for gone in view.departures
-        if _died_early(gone, view.now) and gone.worker.spawned_at >= backoff.struck_at
+        if died_early(gone, view) and gone.worker.spawned_at >= backoff.struck_at
     ]
     if causes:
         backoff = _strike(backoff, view.now, cause=causes[0], free=1)
     state = replace(state, crash_backoff=backoff)
+    if stalls_anew(view.state, state):
+        return state, [_waiting("rollout.stalled", backoff=backoff, now=view.now)]
     if not causes or backoff.retry_at <= view.now:
         return state, []
     return state, [_waiting("respawn.delayed", backoff=backoff, now=view.now)]
 
 
+def stalls_anew(before: RolloutState, after: RolloutState) -> bool:
+    """Whether early deaths hold a rollout up for one more reason, or one more rollout."""
+    has_died = after.crash_backoff.struck_at > before.crash_backoff.struck_at
+    is_held_up = after.progress is not None and after.crash_backoff.strikes > 0
+    return is_held_up and (has_died or before.progress is None)
+
+
 def _waiting(name: str, *, backoff: Backoff, now: float) -> Event:
     """Tell of a wait, and of what it is for."""
-    values = (("cause", backoff.cause), ("failures", backoff.strikes), ("retry_in_s", backoff.retry_at - now))
+    retry_in_s = max(0.0, backoff.retry_at - now)
+    values = (("cause", backoff.cause), ("failures", backoff.strikes), ("retry_in_s", retry_in_s))
     return Event(name=name, level="error", values=values)
 
 
@@ -288,8 +301,3 @@ def _was_asked(gone: Departure) -> bool:
 
 def _was_unproven(gone: Departure) -> bool:
     return gone.worker.ready_at is None and not _was_asked(gone)
-
-
-def _died_early(gone: Departure, now: float) -> bool:
-    ready_at = gone.worker.ready_at
-    return not _was_asked(gone) and ready_at is not None and now - ready_at < EARLY_DEATH_S

@@ -192,9 +192,16 @@ class RolloutState:
         """Where the pool is: at rest, moving, or held up, by an operator or by newcomers that fail."""
         if self.orders.is_paused:
             return "paused"
-        if self.boot_backoff.strikes:
+        if self.held_up_by:
             return "stalled"
         return "progressing" if self.progress else "idle"
+
+    @property
+    def held_up_by(self) -> Backoff | None:
+        """What newcomers failed of, at their start or soon after it, where that holds the replacing up."""
+        if self.boot_backoff.strikes:
+            return self.boot_backoff
+        return self.crash_backoff if self.crash_backoff.strikes and self.progress else None
 
     @property
     def retry_at(self) -> float:

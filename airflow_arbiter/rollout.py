@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from airflow_arbiter.conditions import (
     assured,
-    available,
     by_age,
     due,
     due_reason,
@@ -44,9 +43,13 @@ from airflow_arbiter.pool import (
     Stop,
     WorkerView,
 )
+from airflow_arbiter.probation import is_on_probation, trusted
 
 IDLE_WAKE_S = 1.0
 """Longest pause between two turns, so that anything missed heals within about a second."""
+
+PROBATION_WAKE_S = 0.125
+"""Longest pause while a rollout waits for the first newcomers to show that they can serve."""
 
 
 # A worked example: target 4, surge 1, workers 1 to 4 are due by age, everything else is well.
@@ -59,6 +62,11 @@ IDLE_WAKE_S = 1.0
 #
 # Worker 5 fails instead: strike 1, wait 1 s, spawn worker 6; fails again: wait 2 s ... The available workers
 # stay 4 throughout, whatever the newcomers do, because only a *spare* available worker pays for a drain.
+#
+# They are due by generation, and worker 5 has new code: nobody leaves for it before it has served for 1 s, or
+# for another newcomer before 1.5 s; from then on newcomers pay as soon as they are ready. Worker 5 crashes at
+# its first request instead, or hangs and is killed: a strike, and waits that double, as above. Until a worker
+# outlives a minute, or somebody orders anew, only workers of that age pay for a drain.
 #
 # The pool is scaled to 6, and the container has memory for one more worker: 5 are wanted, until it has more.
 #
@@ -83,7 +91,7 @@ def plan(view: PoolView, policy: RolloutPolicy) -> Plan:
 
     ended = ends(view, policy, state)
     staying = tuple(w for w in stayers(view) if missed(w, view, policy, state) is None)
-    drains = _drains(staying, view, policy)
+    drains = _drains(staying, view, policy, state)
     staying = _without(staying, drains)
     in_place = _in_place(staying, view, policy, state)
     if in_place is not None:
@@ -129,9 +137,11 @@ def effective_surge(target: int, policy: RolloutPolicy) -> int:
     return min(policy.surge, target)
 
 
-def drain_budget(staying: tuple[WorkerView, ...], view: PoolView, policy: RolloutPolicy) -> int:
-    """How many available workers may be asked to leave: the spare ones."""
-    return max(0, available(staying, view.now, policy) - view.target)
+def drain_budget(
+    staying: tuple[WorkerView, ...], view: PoolView, policy: RolloutPolicy, state: RolloutState
+) -> int:
+    """How many available workers may be asked to leave: the spare ones, of those that can be counted on."""
+    return max(0, len(trusted(staying, view, policy, state)) - view.target)
 
 
 def surge_room(view: PoolView, policy: RolloutPolicy) -> int:
@@ -168,7 +178,9 @@ def successors(staying: tuple[WorkerView, ...], view: PoolView, policy: RolloutP
 # --------------------------------------------------------------------------------------
 
 
-def _drains(staying: tuple[WorkerView, ...], view: PoolView, policy: RolloutPolicy) -> list[Drain]:
+def _drains(
+    staying: tuple[WorkerView, ...], view: PoolView, policy: RolloutPolicy, state: RolloutState
+) -> list[Drain]:
     """
     Choose who is asked to leave, until nobody more has to.
 
@@ -176,13 +188,15 @@ def _drains(staying: tuple[WorkerView, ...], view: PoolView, policy: RolloutPoli
     are waiting for their places.
     """
     drains: list[Drain] = []
-    while found := _next_drains(staying, view, policy):
+    while found := _next_drains(staying, view, policy, state):
         drains += found
         staying = _without(staying, found)
     return drains
 
 
-def _next_drains(staying: tuple[WorkerView, ...], view: PoolView, policy: RolloutPolicy) -> list[Drain]:
+def _next_drains(
+    staying: tuple[WorkerView, ...], view: PoolView, policy: RolloutPolicy, state: RolloutState
+) -> list[Drain]:
     """
     Choose who is asked to leave.
 
@@ -206,7 +220,7 @@ def _next_drains(staying: tuple[WorkerView, ...], view: PoolView, policy: Rollou
     drains += [Drain(pid=w.pid, age=w.age, reason="surplus") for w in unwanted]
     staying = _without(staying, drains)
 
-    budget = drain_budget(staying, view, policy)
+    budget = drain_budget(staying, view, policy, state)
     due_now = replaceable(staying, view, policy)
     drains += [_replacing(worker, view, policy) for worker in due_now[:budget]]
     budget -= max(len(due_now), successors(staying, view, policy))
@@ -230,11 +244,11 @@ def _in_place(
     """
     Choose the oldest due worker to leave before its successor comes, where there is no memory for both.
 
-    One at a time, out of a pool that is whole, and not while newcomers that failed are waited for. Never the
-    only worker for a reason that can wait: its successor may be bad.
+    One at a time, out of a pool that is whole, with workers that can be counted on, and not while newcomers
+    that failed are waited for. Never the only worker for a reason that can wait: its successor may be bad.
     """
     waiting = replaceable(staying, view, policy)
-    is_whole = len(view.workers) == view.target and is_full(staying, view, policy)
+    is_whole = len(view.workers) == view.target == len(trusted(staying, view, policy, state))
     if not waiting or not is_whole or view.now < state.retry_at or workers_that_fit(view):
         return None
     drain = _replacing(waiting[0], view, policy)
@@ -289,6 +303,8 @@ def _wake_in_s(view: PoolView, policy: RolloutPolicy, state: RolloutState) -> fl
             instants.append(worker.ready_at + policy.min_ready_s)
             expiry = expires_at(worker, policy)
             instants += [] if expiry is None else [expiry]
+    if replaceable(stayers(view), view, policy) and is_on_probation(stayers(view), view, policy):
+        instants.append(view.now + PROBATION_WAKE_S)
     return min([IDLE_WAKE_S, *(instant - view.now for instant in instants if instant > view.now)])
 
 

@@ -93,11 +93,11 @@ def _rollout(view: PoolView, policy: RolloutPolicy) -> RolloutReport:
 def _held_up(view: PoolView, policy: RolloutPolicy) -> tuple[bool, str]:
     """Whether the pool does not get on, and why, by what a person must see to first."""
     state = view.state
-    is_failing = state.boot_backoff.strikes > 0
+    failing = state.held_up_by
     if not policy.surge:
-        return is_failing, OFF
-    if is_failing:
-        return True, state.boot_backoff.cause
+        return failing is not None, OFF
+    if failing is not None:
+        return True, failing.cause
     if state.crash_backoff.retry_at > view.now:
         return not available(view.workers, view.now, policy), state.crash_backoff.cause
     if is_stuck(view, policy):

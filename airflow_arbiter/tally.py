@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from airflow_arbiter.history import stalls_anew
 from airflow_arbiter.pool import Departure, PoolView, Reason, RolloutState, WorkerView
 from airflow_arbiter.report import Counters, Durations, Outcome, Replaced
 
@@ -45,7 +46,7 @@ def count(tally: Tally, view: PoolView, after: RolloutState) -> Tally:
         spawned=known.spawned + sum(w.age > tally.newest_age for w in seen),
         crashes=known.crashes + sum(_has_crashed(w) for w in gone),
         boots_failed=known.boots_failed + sum(_has_failed_to_boot(w) for w in gone),
-        stalls=known.stalls + _has_stalled(view.state, after),
+        stalls=known.stalls + _stalls(view.state, after),
         requests=known.requests + sum(w.requests for w in gone),
         replaced=_replaced(known.replaced, view.departures),
         boot=_longer(known.boot, [w.ready_at - w.spawned_at for w in newly_proved if w.ready_at is not None]),
@@ -76,9 +77,10 @@ def _was_asked(worker: WorkerView) -> bool:
     return worker.draining_at is not None or worker.quit_at is not None
 
 
-def _has_stalled(before: RolloutState, after: RolloutState) -> bool:
-    """Whether newcomers have failed once more; where nothing has ever served there is nothing to hold up."""
-    return after.has_served and after.boot_backoff.struck_at > before.boot_backoff.struck_at
+def _stalls(before: RolloutState, after: RolloutState) -> int:
+    """How often newcomers have failed more; where nothing has ever served there is nothing to hold up."""
+    has_failed = after.boot_backoff.struck_at > before.boot_backoff.struck_at
+    return int(after.has_served and has_failed) + int(stalls_anew(before, after))
 
 
 def _replaced(known: tuple[Replaced, ...], departures: Iterable[Departure]) -> tuple[Replaced, ...]:

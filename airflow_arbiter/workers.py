@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -43,6 +44,11 @@ auto_loop_factory()  # the same for uvloop: 4 MB of each worker's own otherwise
 
 BEAT_S = 1.0
 """Longest pause between two heartbeats; a short ``timeout`` makes it shorter."""
+
+YOUNG_BEAT_S = 0.25
+"""The same, until a worker has been ready for a while: a rollout waits to see that it does not hang."""
+
+YOUNG_S = 3.0
 
 PROBE_PAUSE_FIRST_S = 0.1
 PROBE_PAUSE_LAST_S = 1.0
@@ -81,6 +87,7 @@ class AirflowUvicornWorker(UvicornWorker):
         self._tracker: Tracker | None = None
         self._has_proved = False
         self._is_orphan = False
+        self._is_young_until = math.inf
         self._beat_task: asyncio.Task[None] | None = None
         self._probe_task: asyncio.Task[None] | None = None
 
@@ -313,7 +320,7 @@ class AirflowUvicornWorker(UvicornWorker):
                 self._is_orphan = True
                 orphan.leave_within(self.cfg.graceful_timeout)  # the master died: nobody else will end us
                 self._server.handle_exit(signal.SIGTERM, None)
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(min(pause_s, YOUNG_BEAT_S) if now < self._is_young_until else pause_s)
 
     def _tell_requests(self) -> None:
         assert self._server is not None
@@ -343,6 +350,7 @@ class AirflowUvicornWorker(UvicornWorker):
 
     def _on_ready(self) -> None:
         now = time.monotonic()
+        self._is_young_until = now + YOUNG_S
         self.status.write_once(Field.READY_AT, now)
         self.set_title("ready")
         events.publish(

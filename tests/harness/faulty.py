@@ -53,6 +53,10 @@ if fault("import") == "exit":
     raise SystemExit(1)
 
 
+AT_REQUESTS = fault("requests")
+"""What this process does at its requests, from the first one on; older ones know nothing of it."""
+
+
 def __getattr__(name: str) -> Any:
     """Give uvicorn the protocol ``faulty:Protocol``, which it loads in each worker after the app."""
     if name != "Protocol":
@@ -194,7 +198,9 @@ async def _health() -> int:
 
 def _make_trouble(path: str) -> None:
     """Do what ends up in the log."""
-    if path == "/raise":
+    if path == "/" and AT_REQUESTS:
+        _go_wrong()
+    elif path == "/raise":
         raise RuntimeError("the app is broken")
     if path == "/warn":
         warnings.warn("something is old\nand has two lines", UserWarning, stacklevel=1)
@@ -211,6 +217,17 @@ def _make_trouble(path: str) -> None:
         subprocess.run(["sh", "-c", "true & sleep 0.2 &"], check=True)
     elif path == "/count-sigterms":
         _count_sigterms()
+
+
+def _go_wrong() -> None:
+    """Have passed the health check, and be no good at anything else."""
+    match AT_REQUESTS:
+        case "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "crash-later":
+            asyncio.get_running_loop().call_later(0.7, os.kill, os.getpid(), signal.SIGSEGV)
+        case "block":
+            time.sleep(3600)
 
 
 def _count_sigterms() -> None:

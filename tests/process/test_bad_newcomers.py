@@ -13,6 +13,7 @@ from harness.starting import SetFault, Start
 from harness.waiting import eventually
 
 BOOT_TIMEOUT_S = 2
+CLIENTS = 3
 
 SICKNESSES = [
     pytest.param("startup", "fail", "exit code 3", id="startup-fails"),
@@ -53,6 +54,35 @@ def test_sick_newcomers_stall_the_rollout_and_harm_nobody(
     assert load.failures == {}
     assert cause in stalls[0].values["cause"]
     assert float(stalls[1].values["retry_in_s"]) == pytest.approx(2 * float(stalls[0].values["retry_in_s"]))
+    assert old.isdisjoint(worker.pid for worker in server.wait_ready(4))
+
+
+@pytest.mark.parametrize(
+    ("what", "cause"),
+    [
+        pytest.param("crash", "signal SIGSEGV", id="crash"),
+        pytest.param("crash-later", "signal SIGSEGV", id="crash-0.7-s-later"),
+        pytest.param("block", "missed its heartbeat deadline of 2 s", id="block-their-event-loop"),
+    ],
+)
+def test_newcomers_that_go_wrong_at_their_first_request_harm_nobody_else(
+    serve: Start, set_fault: SetFault, what: str, cause: str
+) -> None:
+    """No old worker leaves for them, what they held is all that is lost, and mended code goes in at once."""
+    server = serve("--timeout=2", "--health-check-path=/health")
+    old = {worker.pid for worker in server.ready()}
+    set_fault("requests", what)
+    with Load(server.port, clients=CLIENTS, pause_s=0.002) as load:
+        server.send(signal.SIGHUP)
+        stalls = server.wait_event("rollout.stalled", 3)
+        assert old <= {worker.pid for worker in server.ready()}
+        assert server.events("worker.drain_requested") == []
+        set_fault("requests", "")
+        server.send(signal.SIGHUP)
+        server.wait_event("rollout.completed")
+    died = [event for event in server.events("worker.exited") if cause in event.values["cause"]]
+    assert sum(load.failures.values()) <= CLIENTS * len(died), "more was lost than what they held"
+    assert all(cause in stall.values["cause"] for stall in stalls)
     assert old.isdisjoint(worker.pid for worker in server.wait_ready(4))
 
 

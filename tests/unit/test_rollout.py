@@ -476,6 +476,128 @@ def test_the_worked_example() -> None:
     ]
 
 
+# -- probation
+# --------------------------------------------------------------------------------------------------
+
+FIRST_CODE = (ready(1), ready(2), ready(3), ready(4))
+NEXT = booting(6, generation=2)
+
+
+def new_code(age: int, *, ready_s: float, heard_s: float = 0.0) -> WorkerView:
+    """A newcomer of generation 2, ready for a while, and heard of last a while ago."""
+    return ready(age, generation=2, since=NOW - ready_s, beat_at=NOW - heard_s)
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        pytest.param(
+            look(*FIRST_CODE, new_code(5, ready_s=0.875), NEXT, target=4, generation=2, state=under_way()),
+            rolling(wake_in_s=0.125),
+            id="nobody-leaves-for-new-code-that-has-just-become-ready",
+        ),
+        pytest.param(
+            look(*FIRST_CODE, new_code(5, ready_s=1), NEXT, target=4, generation=2, state=under_way()),
+            rolling(drain(1, "generation"), wake_in_s=0.125),
+            id="one-leaves-for-who-has-served-for-a-second",
+        ),
+        pytest.param(
+            look(
+                *FIRST_CODE,
+                new_code(5, ready_s=9, heard_s=8.5),
+                NEXT,
+                target=4,
+                generation=2,
+                state=under_way(),
+            ),
+            rolling(wake_in_s=0.125),
+            id="nobody-leaves-for-who-has-hung-since",
+        ),
+        pytest.param(
+            look(
+                *FIRST_CODE,
+                new_code(5, ready_s=1.25),
+                new_code(6, ready_s=0.5),
+                target=4,
+                generation=2,
+                state=under_way(),
+            ),
+            rolling(drain(1, "generation"), wake_in_s=0.125),
+            id="the-second-newcomer-is-on-probation-too",
+        ),
+        pytest.param(
+            look(
+                *FIRST_CODE,
+                new_code(5, ready_s=1.5),
+                new_code(6, ready_s=0),
+                target=4,
+                generation=2,
+                state=under_way(),
+            ),
+            rolling(drain(1, "generation"), drain(2, "generation")),
+            id="until-the-first-has-shown-that-the-code-can-serve",
+        ),
+        pytest.param(
+            look(due(1), ready(2), ready(3, since=NOW), target=2, state=under_way()),
+            rolling(drain(1)),
+            id="code-that-serves-already-needs-no-probation",
+        ),
+        pytest.param(
+            look(
+                ready(1),
+                ready(2, since=NOW),
+                target=1,
+                state=replace(under_way(), orders=Orders(restart_age=1)),
+            ),
+            decision(wake_in_s=0.125, state=replace(under_way(), orders=Orders(restart_age=1))),
+            id="a-restart-may-bring-new-code",
+        ),
+        pytest.param(
+            look(
+                due(1),
+                ready(2, since=NOW - 59),
+                ready(3, since=NOW - 59.5),
+                target=1,
+                state=replace(under_way(), crash_backoff=struck(1, 0, "worker 4 signal SIGSEGV")),
+            ),
+            decision(
+                state=replace(under_way(), crash_backoff=struck(1, 0, "worker 4 signal SIGSEGV")),
+            ),
+            id="after-an-early-death-it-takes-a-minute,-for-each-of-them",
+        ),
+        pytest.param(
+            look(
+                due(1),
+                ready(2, since=NOW - 60),
+                target=1,
+                state=replace(under_way(), crash_backoff=struck(1, 0, "worker 4 signal SIGSEGV")),
+            ),
+            decision(
+                drain(1),
+                state=replace(under_way(), crash_backoff=struck(1, 0, "worker 4 signal SIGSEGV")),
+            ),
+            id="which-a-minute-pays-for",
+        ),
+        pytest.param(
+            look(
+                due(1),
+                ready(2, since=NOW - 60),
+                ready(3, since=NOW),
+                target=2,
+                state=replace(
+                    under_way(), crash_backoff=Backoff(strikes=4, struck_at=NOW - 61, retry_at=NOW - 53)
+                ),
+            ),
+            rolling(drain(1)),
+            id="until-one-that-came-after-it-has-outlived-it",
+        ),
+    ],
+)
+def test_probation(seen: PoolView, expected: Plan) -> None:
+    """Newcomers pay for who leaves once they have shown, for a while, that they can serve."""
+    assert plan(seen, RolloutPolicy(surge=2)) == expected
+
+
 # -- deadlines
 # --------------------------------------------------------------------------------------------------
 
@@ -1389,6 +1511,37 @@ CRASHED = replace(SERVED, crash_backoff=Backoff(strikes=1, struck_at=NOW - 60, r
 def test_crash_of_a_ready_worker(state: RolloutState, gone: Departure, expected: Plan) -> None:
     """The first crash costs no wait; crashes soon after birth do, until a minute has passed without one."""
     assert plan(look(ready(1), target=2, state=state, departures=(gone,)), POLICY) == expected
+
+
+HUNG = killed(ready(3, since=NOW - 200, beat_at=NOW - 141))
+
+
+@pytest.mark.parametrize(
+    ("gone", "failures"),
+    [
+        pytest.param(EARLY_CRASH, 1, id="one-that-crashed"),
+        pytest.param(Departure(worker=HUNG, cause="hung"), 1, id="one-that-hung-soon,-however-long-it-took"),
+        pytest.param(
+            Departure(worker=replace(HUNG, beat_at=NOW - 140), cause="hung"), 0, id="not-one-that-hung-late"
+        ),
+        pytest.param(LATE_CRASH, 0, id="not-one-that-crashed-late"),
+        pytest.param(
+            replace(EARLY_CRASH, worker=leaving(EARLY_CRASH.worker)), 0, id="nor-one-that-was-asked-to-leave"
+        ),
+        pytest.param(
+            replace(EARLY_CRASH, worker=replace(EARLY_CRASH.worker, generation=0)),
+            0,
+            id="nor-one-whose-code-newcomers-do-not-have",
+        ),
+    ],
+)
+def test_early_death_stalls_a_rollout(gone: Departure, failures: int) -> None:
+    """What happens to newcomers after they became ready holds a rollout up, and is told with its reason."""
+    result = plan(look(due(1), ready(9), target=2, state=under_way(), departures=(gone,)), POLICY)
+    told = [event for event in result.events if event.name == "rollout.stalled"]
+    cause = f"worker {gone.worker.age} {gone.cause}"
+    assert told == [stalled(cause, failures, 0.0)] * failures
+    assert result.state.phase == ("stalled" if failures else "progressing")
 
 
 def test_a_healthy_minute_forgets_crashes() -> None:

@@ -38,6 +38,9 @@ from airflow_arbiter.rollout import plan
 SUSPENDED_AFTER_S = 2.0
 DUMP_S = 0.5
 QUICK_STOP_S = 2.0
+PROBATION_S = 1.0
+PROOF_S = 1.5
+EARLY_DEATH_S = 60.0
 MIB = 2**20
 FAIR_TURNS = 400
 """A backoff is a minute at most, a turn is a second at most, and a pool has a few workers."""
@@ -133,6 +136,7 @@ class Pool:
         self.memory_off_until = 0
         self.outdated: set[int] = set()
         self.ordered: set[int] = set()
+        self.restarted: set[int] = set()
         self.meant_by: dict[int, set[int]] = {}
         self.is_given_up = False
 
@@ -178,6 +182,35 @@ class Pool:
             if worker.ready_at + life_s <= self.now:
                 return "age"
         return None
+
+    def served_s(self, worker: WorkerView) -> float:
+        """For how long it has been seen to serve; who hangs does not get on."""
+        return float("-inf") if worker.ready_at is None else self.heard_at(worker) - worker.ready_at
+
+    def has_died_early(self, worker: WorkerView) -> bool:
+        """Whether one that is gone died or hung soon after birth, with the code that newcomers have."""
+        if worker.ready_at is None or worker.draining_at is not None or self.has_old_code(worker):
+            return False
+        lived_s = self.served_s(worker) if worker.killed_at is not None else self.now - worker.ready_at
+        return lived_s < EARLY_DEATH_S
+
+    def has_old_code(self, worker: WorkerView) -> bool:
+        return worker.age in self.outdated | self.restarted
+
+    def counted_on(self, carrying: list[WorkerView], *, is_doubtful: bool) -> set[int]:
+        """Those that may be left alone with the requests: what newcomers are worth shows with time."""
+        newcomers = [worker for worker in carrying if not self.has_old_code(worker)]
+        least_s = PROBATION_S
+        if is_doubtful:
+            least_s = EARLY_DEATH_S
+        elif any(self.served_s(worker) >= PROOF_S for worker in newcomers):
+            least_s = float("-inf")
+        return {worker.age for worker in carrying if self.served_s(worker) >= least_s}
+
+    def good(self) -> int:
+        """How many carry capacity, and are not of the newest generation."""
+        found = [p for p in self.processes.values() if p.view.generation < self.generation]
+        return sum(self.carries(process.view) and not process.is_hung for process in found)
 
     @property
     def is_paused(self) -> bool:
@@ -259,7 +292,7 @@ class Pool:
     def open_generation(self) -> None:
         """New code is in: whoever is there is outdated."""
         self.generation += 1
-        self.outdated |= self.living
+        self.outdated |= self.living | {gone.worker.age for gone in self.departures}
         for revision in self.state.orders.awaiting:
             self.meant_by[revision] = self.living
         self.state = history.settle_reload(self.state)
@@ -267,12 +300,13 @@ class Pool:
     def restart(self) -> None:
         self.state = history.restart(self.state, self.ages)
         self.ordered |= self.living
+        self.restarted |= self.living | {gone.worker.age for gone in self.departures}
         self.is_given_up = False
         self.meant_by[self.state.orders.revision] = self.living
 
     def abort(self) -> None:
         self.state = history.abort(self.state, self.generation)
-        self.outdated, self.ordered, self.meant_by = set(), set(), {}
+        self.outdated, self.ordered, self.restarted, self.meant_by = set(), set(), set(), {}
         self.is_given_up = True
 
     # -- the master's turn -----------------------------------------------------------------------------------
@@ -358,6 +392,8 @@ class Pool:
         if seen.stop is None and self.check_halt(seen, result):
             return
         self.check_ends(workers, dumps, kills)
+        if any(self.has_died_early(gone.worker) for gone in seen.departures):
+            assert result.state.crash_backoff.strikes, "an early death is remembered"
         if seen.stop is not None:
             return
         overdue = {age for age, worker in workers.items() if self.missed(worker)}
@@ -426,14 +462,16 @@ class Pool:
 
         carrying = {worker.age for worker in workers.values() if self.carries(worker)} - overdue
         taken = carrying.intersection(ages)
+        is_doubtful = result.state.crash_backoff.strikes > 0
+        sure = self.counted_on([workers[age] for age in carrying], is_doubtful=is_doubtful)
         in_place = [event for event in result.events if event.name == "worker.replaced_in_place"]
         if in_place:
             assert len(taken) == 1, "one at a time"
             views = tuple(workers.values())
-            assert len(workers) == len(carrying) == self.reachable(views), "out of a whole pool"
+            assert len(workers) == len(sure) == self.reachable(views), "out of a whole pool"
             assert self.fits(views) < 1, "only for want of memory"
         else:
-            assert not taken or len(carrying - taken) >= self.target, "capacity floor"
+            assert not taken or len(sure - taken) >= self.target, "capacity floor"
 
         reasons = {age: self.reason(workers[age]) for age in workers}
         for drain in drains:
@@ -669,6 +707,28 @@ class RolloutMachine(RuleBasedStateMachine):
     def die(self, pick: int) -> None:
         if process := self.some(pick, is_alive):
             self.pool.departs(process, "signal SIGSEGV")
+
+    @rule(hangs=st.booleans(), after_s=st.sampled_from([0.0, 0.5, 0.9]), turns=st.integers(1, 20))
+    def new_code_fails_at_its_first_requests(self, hangs: bool, after_s: float, turns: int) -> None:
+        """Newcomers become ready, and then die or hang, as often as they come: nobody leaves for them."""
+        pool = self.pool
+        pool.room_mib = None
+        self.reload()
+        enough = min(pool.target, pool.good())
+        for _ in range(turns):
+            newcomers = [p for p in pool.processes.values() if p.view.generation == pool.generation]
+            for process in filter(is_newborn, newcomers):
+                pool.listens(process, is_ready=True)
+            self.look()
+            pool.advance(after_s)
+            for process in [p for p in newcomers if p.view.ready_at is not None and is_alive(p)]:
+                if hangs:
+                    process.is_hung = True
+                else:
+                    pool.departs(process, "signal SIGSEGV")
+            self.look()
+            pool.advance(pool.wake_in_s)
+            assert pool.good() >= enough
 
     @rule(pick=picks)
     @precondition(has(is_leaving))

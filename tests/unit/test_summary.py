@@ -189,6 +189,23 @@ def test_pool() -> None:
             id="stalled-in-a-pause",
         ),
         pytest.param(
+            with_state(
+                due(1),
+                crash_backoff=struck(1, 0, "worker 2 signal SIGSEGV"),
+                progress=Progress(started_at=NOW - 1),
+            ),
+            replace(
+                QUIET,
+                phase="stalled",
+                stalled=True,
+                reasons=("requests",),
+                due=1,
+                running_s=1.0,
+                because="worker 2 signal SIGSEGV",
+            ),
+            id="stalled-by-newcomers-that-die-though-somebody-serves",
+        ),
+        pytest.param(
             look(target=1, state=replace(SERVED, crash_backoff=struck(2, 1, "worker 2 signal SIGSEGV"))),
             replace(QUIET, phase="stalled", stalled=True, retry_in_s=1.0, because="worker 2 signal SIGSEGV"),
             id="nobody-is-left-after-crashes",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 
 import pytest
-from harness.planning import NOW, POLICY, SERVED, booting, killed, leaving, look, ready
+from harness.planning import NOW, POLICY, SERVED, booting, due, killed, leaving, look, ready
 
 from airflow_arbiter.pool import Departure, DrainReason, PoolView, RolloutState, WorkerView
 from airflow_arbiter.report import Counters, Durations, Replaced
@@ -142,6 +142,13 @@ def test_stalls(state: RolloutState, stalls: int) -> None:
     view = look(*workers, target=2, state=state, departures=(gone(booting(2), exit_code=3),))
     told = [event for event in plan(view, POLICY).events if event.name == "rollout.stalled"]
     assert counted(view).departed.stalls == len(told) == stalls
+
+
+def test_an_early_death_is_a_stall_of_a_rollout() -> None:
+    """Counted as often as it is told, too."""
+    crash = (gone(ready(2, since=NOW - 1), exit_code=-11),)
+    assert counted(look(due(1), target=1, departures=crash)).departed.stalls == 1
+    assert counted(look(ready(1), target=1, departures=crash)).departed.stalls == 0
 
 
 def test_a_success_is_no_stall() -> None:
