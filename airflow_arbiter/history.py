@@ -32,7 +32,7 @@ from airflow_arbiter.pool import (
     RolloutPolicy,
     RolloutState,
 )
-from airflow_arbiter.probation import EARLY_DEATH_S, died_early, has_outlived
+from airflow_arbiter.probation import EARLY_DEATH_S, died_early, has_outlived, held_back
 
 SUSPENDED_AFTER_S = 2.0
 """A longer gap between two turns: we did not run (SIGSTOP, a closed laptop), so deadlines start anew."""
@@ -102,7 +102,7 @@ def abort(state: RolloutState, generation: int) -> RolloutState:
 
 def _forgiven(state: RolloutState) -> RolloutState:
     """Hold nothing against newcomers: those that failed or died had other code, or are not asked for now."""
-    return replace(state, boot_backoff=Backoff(), crash_backoff=Backoff())
+    return replace(state, boot_backoff=Backoff(), crash_backoff=Backoff(), held_back=0)
 
 
 def _learn_memory(
@@ -171,7 +171,7 @@ def _learn_crashes(state: RolloutState, view: PoolView) -> tuple[RolloutState, l
     """
     Count workers that died soon after birth, and forget them when one that came after them did not.
 
-    They hold a rollout up. Where there is none, the first is replaced at once, the next ones after a wait.
+    They hold a rollout up, and hold back those that died at once.
     """
     backoff = state.crash_backoff
     has_success = any(has_outlived(w, backoff.struck_at) for w in view.workers)
@@ -183,11 +183,12 @@ def _learn_crashes(state: RolloutState, view: PoolView) -> tuple[RolloutState, l
         if died_early(gone, view) and gone.worker.spawned_at >= backoff.struck_at
     ]
     if causes:
-        backoff = _strike(backoff, view.now, cause=causes[0], free=1)
+        backoff = _strike(backoff, view.now, cause=causes[0])
     state = replace(state, crash_backoff=backoff)
+    state = replace(state, held_back=held_back(state, view))
     if stalls_anew(view.state, state):
         return state, [_waiting("rollout.stalled", backoff=backoff, now=view.now)]
-    if not causes or backoff.retry_at <= view.now:
+    if not causes or not state.held_back:
         return state, []
     return state, [_waiting("respawn.delayed", backoff=backoff, now=view.now)]
 
@@ -282,11 +283,10 @@ def _exit_events(view: PoolView, policy: RolloutPolicy) -> list[Event]:
     ]
 
 
-def _strike(backoff: Backoff, now: float, *, cause: str, free: int = 0) -> Backoff:
-    """Count one more failed attempt, of which the first `free` cost no wait."""
+def _strike(backoff: Backoff, now: float, *, cause: str) -> Backoff:
+    """Count one more failed attempt."""
     strikes = backoff.strikes + 1
-    doublings = min(strikes - 1 - free, 16)
-    delay_s = 0.0 if doublings < 0 else min(BACKOFF_FIRST_S * 2**doublings, BACKOFF_LAST_S)
+    delay_s = min(BACKOFF_FIRST_S * 2 ** min(strikes - 1, 16), BACKOFF_LAST_S)
     return Backoff(strikes=strikes, struck_at=now, retry_at=now + delay_s, cause=cause)
 
 

@@ -165,6 +165,7 @@ class RolloutState:
     :param resumed_at: when we last came back from a pause; no deadline counts time before it.
     :param boot_backoff: waits after newcomers that failed.
     :param crash_backoff: waits after workers that died soon after birth.
+    :param held_back: workers that died at once, and are not made good before that wait is over.
     :param memory_flaps: workers in a row that were replaced for a memory limit which they had passed young.
     :param memory_off_until: generation before which nobody is replaced for memory.
     :param orders: what an operator has ordered.
@@ -179,6 +180,7 @@ class RolloutState:
     resumed_at: float = -math.inf
     boot_backoff: Backoff = field(default_factory=Backoff)
     crash_backoff: Backoff = field(default_factory=Backoff)
+    held_back: int = 0
     progress: Progress | None = None
     memory_flaps: int = 0
     memory_off_until: int = 0
@@ -205,7 +207,7 @@ class RolloutState:
 
     @property
     def retry_at(self) -> float:
-        """The moment before which nothing is spawned."""
+        """The moment before which nobody gets a successor."""
         return max(self.boot_backoff.retry_at, self.crash_backoff.retry_at)
 
 

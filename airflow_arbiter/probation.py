@@ -1,10 +1,13 @@
 """
-How far newcomers are trusted.
+How far newcomers are trusted, and how many may come.
 
 A health check proves that an app can start. Whether it can serve shows only at the first requests, and by
 then the old workers may be gone. So a newcomer pays for the leaving of another worker only after its
 probation, and for a whole rollout only once somebody with its code has served a little longer. After an early
 death that takes a minute, for each of them.
+
+Workers that die as soon as they are ready cost boots and serve nobody, so those are made good after a wait.
+It holds back as many as died so, and nobody else.
 
 Pure; part of the planner. Times are seconds of one monotonic clock.
 """
@@ -13,7 +16,7 @@ from __future__ import annotations
 
 import math
 
-from airflow_arbiter.conditions import heard_at, is_available, is_superseded
+from airflow_arbiter.conditions import heard_at, is_available, is_superseded, stayers
 from airflow_arbiter.pool import Departure, PoolView, RolloutPolicy, RolloutState, WorkerView
 
 PROBATION_S = 1.0
@@ -28,6 +31,12 @@ then. Each rollout of new code takes this much longer, however many workers ther
 
 EARLY_DEATH_S = 60.0
 """A worker that dies within this time of becoming ready has died soon after birth."""
+
+DEATH_AT_ONCE_S = 5.0
+"""A worker that dies within this time was hardly worth its boot; another one like it can wait."""
+
+ALONE_S = 5.0
+"""Where nobody is left, one worker is tried after this time at the latest, however long the wait."""
 
 
 def trusted(
@@ -57,16 +66,59 @@ def died_early(gone: Departure, view: PoolView) -> bool:
     """
     Whether it crashed, or hung until it was killed, soon after birth, with the code that newcomers have.
     """
+    return _died_within(gone, view, EARLY_DEATH_S)
+
+
+def _died_within(gone: Departure, view: PoolView, limit_s: float) -> bool:
     worker = gone.worker
     if worker.ready_at is None or worker.draining_at is not None or is_superseded(worker, view):
         return False
     lived_s = view.now - worker.ready_at if worker.killed_at is None else served_s(worker)
-    return lived_s < EARLY_DEATH_S
+    return lived_s < limit_s
 
 
-def has_outlived(worker: WorkerView, struck_at: float) -> bool:
-    """Whether it was spawned after an early death, and has not died so itself."""
-    return worker.spawned_at >= struck_at and served_s(worker) >= EARLY_DEATH_S
+def has_outlived(worker: WorkerView, struck_at: float, least_s: float = EARLY_DEATH_S) -> bool:
+    """
+    Whether it was spawned after an early death, and has not died so itself.
+
+    :param least_s: what it must have served for.
+    """
+    return worker.spawned_at >= struck_at and served_s(worker) >= least_s
+
+
+def held_back(state: RolloutState, view: PoolView) -> int:
+    """
+    How many of those that are missing are not made good yet: as many as died at once, but for the first time.
+
+    Who is missing for another reason is not among them. Where others serve on, it is one at most: then it may
+    be requests that kill, and not the code. It ends with the wait, or with one that came later and lived on.
+
+    :param state: with the early deaths that are counted up to now.
+    """
+    backoff = state.crash_backoff
+    if view.now >= backoff.retry_at or any(
+        has_outlived(w, backoff.struck_at, DEATH_AT_ONCE_S) for w in view.workers
+    ):
+        return 0
+    died = sum(_died_within(gone, view, DEATH_AT_ONCE_S) for gone in view.departures)
+    others_serve = any(served_s(w) >= DEATH_AT_ONCE_S for w in stayers(view))
+    most = min(1 if others_serve else view.target, view.target - len(stayers(view)))
+    return max(0, min(most, state.held_back + (died if backoff.strikes > 1 else 0)))
+
+
+def withheld(
+    staying: tuple[WorkerView, ...], view: PoolView, policy: RolloutPolicy, state: RolloutState
+) -> int:
+    """How many of those that are missing must not be spawned now; not all for long, if nobody is left."""
+    is_deserted = not any(w.listening_at is None or is_available(w, view.now, policy) for w in staying)
+    if is_deserted and view.now >= alone_at(state):
+        return min(state.held_back, max(0, view.target - len(staying) - 1))
+    return state.held_back
+
+
+def alone_at(state: RolloutState) -> float:
+    """When one worker is tried, if nobody is left."""
+    return state.crash_backoff.struck_at + ALONE_S
 
 
 def _shows(worker: WorkerView, view: PoolView) -> bool:

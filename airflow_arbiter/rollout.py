@@ -43,7 +43,7 @@ from airflow_arbiter.pool import (
     Stop,
     WorkerView,
 )
-from airflow_arbiter.probation import is_on_probation, trusted
+from airflow_arbiter.probation import alone_at, is_on_probation, trusted, withheld
 
 IDLE_WAKE_S = 1.0
 """Longest pause between two turns, so that anything missed heals within about a second."""
@@ -280,10 +280,17 @@ def _in_place_event(drain: Drain, view: PoolView) -> Event:
 def _spawn_count(
     staying: tuple[WorkerView, ...], view: PoolView, policy: RolloutPolicy, state: RolloutState
 ) -> int:
-    """Count what is missing, and a successor for each that is due, within the room there is."""
-    if view.now < state.retry_at:
+    """
+    Count what is missing, and a successor for each that is due, within the room there is.
+
+    Nobody comes while newcomers fail before they are ready. After early deaths successors wait, and of what
+    is missing those that died at once.
+    """
+    if view.now < state.boot_backoff.retry_at:
         return 0
-    wanted = view.target + len(replaceable(staying, view, policy)) - len(staying)
+    wanted = view.target - len(staying) - withheld(staying, view, policy, state)
+    if view.now >= state.retry_at:
+        wanted += len(replaceable(staying, view, policy))
     count = max(0, min(wanted, surge_room(view, policy)))
     if not state.has_served:
         # The first worker goes ahead alone: an app that cannot boot fails once, not `target` times, and the
@@ -294,7 +301,7 @@ def _spawn_count(
 
 def _wake_in_s(view: PoolView, policy: RolloutPolicy, state: RolloutState) -> float:
     """Seconds until the next moment at which time alone changes the plan."""
-    instants = [state.retry_at]
+    instants = [state.boot_backoff.retry_at, state.crash_backoff.retry_at, alone_at(state)]
     for worker in view.workers:
         if worker.killed_at is not None:
             continue

@@ -79,7 +79,7 @@ def _rollout(view: PoolView, policy: RolloutPolicy) -> RolloutReport:
         replaced=state.progress.replaced if state.progress else 0,
         due=len(reasons),
         running_s=_ago(state.progress.started_at if state.progress else None, view.now),
-        retry_in_s=round(state.retry_at - view.now, 3) if state.retry_at > view.now else None,
+        retry_in_s=_retry_in_s(view),
         because=because,
         stalled=is_stalled,
         revision=state.orders.revision,
@@ -98,7 +98,7 @@ def _held_up(view: PoolView, policy: RolloutPolicy) -> tuple[bool, str]:
         return failing is not None, OFF
     if failing is not None:
         return True, failing.cause
-    if state.crash_backoff.retry_at > view.now:
+    if state.held_back:
         return not available(view.workers, view.now, policy), state.crash_backoff.cause
     if is_stuck(view, policy):
         return True, NO_MEMORY
@@ -107,6 +107,13 @@ def _held_up(view: PoolView, policy: RolloutPolicy) -> tuple[bool, str]:
         return False, ""
     is_moving = state.progress is not None or bool(state.orders.open)  # which that does not hinder
     return len(view.workers) >= reachable and not is_moving, f"{NO_ROOM} than {reachable}"
+
+
+def _retry_in_s(view: PoolView) -> float | None:
+    """Seconds until newcomers come again that are held back now."""
+    state = view.state
+    is_waiting = (state.held_up_by or state.held_back) and state.retry_at > view.now
+    return round(state.retry_at - view.now, 3) if is_waiting else None
 
 
 def _worker(worker: WorkerView, view: PoolView, policy: RolloutPolicy) -> WorkerReport:

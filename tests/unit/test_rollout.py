@@ -1444,7 +1444,19 @@ def crash(age: int, *, spawned_at: float, ready_at: float) -> Departure:
 
 LATE_CRASH = crash(2, spawned_at=NOW - 61, ready_at=NOW - 60)
 EARLY_CRASH = crash(2, spawned_at=NOW - 60, ready_at=NOW - 59)
+CRASH_AT_ONCE = crash(2, spawned_at=NOW - 5, ready_at=NOW - 4)
 CRASHED = replace(SERVED, crash_backoff=Backoff(strikes=1, struck_at=NOW - 60, retry_at=NOW - 60))
+
+
+def died(strikes: int, *, ago_s: float, wait_s: float, held_back: int = 0) -> RolloutState:
+    """What is remembered of early deaths, the last of them some seconds ago."""
+    backoff = Backoff(strikes=strikes, struck_at=NOW - ago_s, retry_at=NOW - ago_s + wait_s, cause="before")
+    return replace(SERVED, crash_backoff=backoff, held_back=held_back)
+
+
+def struck_by_crash(strikes: int, wait_s: float, *, held_back: int = 0) -> RolloutState:
+    backoff = struck(strikes, wait_s, "worker 2 signal SIGSEGV")
+    return replace(SERVED, crash_backoff=backoff, held_back=held_back)
 
 
 @pytest.mark.parametrize(
@@ -1459,58 +1471,124 @@ CRASHED = replace(SERVED, crash_backoff=Backoff(strikes=1, struck_at=NOW - 60, r
         pytest.param(
             SERVED,
             EARLY_CRASH,
-            decision(
-                spawn(1),
-                events=(exited(EARLY_CRASH),),
-                state=replace(SERVED, crash_backoff=struck(1, 0, "worker 2 signal SIGSEGV")),
-            ),
+            decision(spawn(1), events=(exited(EARLY_CRASH),), state=struck_by_crash(1, 1)),
             id="the-first-early-one-is-replaced-at-once",
         ),
         pytest.param(
-            replace(CRASHED, crash_backoff=replace(CRASHED.crash_backoff, retry_at=NOW - 59.5)),
-            EARLY_CRASH,
-            decision(
-                events=(exited(EARLY_CRASH), delayed("worker 2 signal SIGSEGV", 2, 1.0)),
-                state=replace(SERVED, crash_backoff=struck(2, 1, "worker 2 signal SIGSEGV")),
-            ),
-            id="the-second-early-one-waits-a-second",
+            SERVED,
+            CRASH_AT_ONCE,
+            decision(spawn(1), events=(exited(CRASH_AT_ONCE),), state=struck_by_crash(1, 1)),
+            id="also-one-that-died-at-once",
         ),
         pytest.param(
-            replace(SERVED, crash_backoff=Backoff(strikes=5, struck_at=NOW - 60, retry_at=NOW - 52)),
-            EARLY_CRASH,
+            died(1, ago_s=6, wait_s=1),
+            CRASH_AT_ONCE,
             decision(
-                events=(exited(EARLY_CRASH), delayed("worker 2 signal SIGSEGV", 6, 16.0)),
-                state=replace(SERVED, crash_backoff=struck(6, 16, "worker 2 signal SIGSEGV")),
+                events=(exited(CRASH_AT_ONCE), delayed("worker 2 signal SIGSEGV", 2, 2.0)),
+                state=struck_by_crash(2, 2, held_back=1),
             ),
-            id="the-sixth-early-one-waits-16-s",
+            id="the-second-that-died-at-once-waits-two-seconds",
         ),
         pytest.param(
-            replace(SERVED, crash_backoff=Backoff(strikes=1, struck_at=NOW - 10, retry_at=NOW - 10)),
+            died(5, ago_s=60, wait_s=16),
             EARLY_CRASH,
+            decision(spawn(1), events=(exited(EARLY_CRASH),), state=struck_by_crash(6, 32)),
+            id="one-that-has-served-for-a-while-never-waits",
+        ),
+        pytest.param(
+            died(6, ago_s=6, wait_s=32),
+            CRASH_AT_ONCE,
             decision(
-                spawn(1),
-                events=(exited(EARLY_CRASH),),
-                state=replace(
-                    SERVED, crash_backoff=Backoff(strikes=1, struck_at=NOW - 10, retry_at=NOW - 10)
-                ),
+                events=(exited(CRASH_AT_ONCE), delayed("worker 2 signal SIGSEGV", 7, 60.0)),
+                state=struck_by_crash(7, 60, held_back=1),
             ),
+            id="the-seventh-that-died-at-once-waits-a-minute",
+        ),
+        pytest.param(
+            died(7, ago_s=1, wait_s=60),
+            LATE_CRASH,
+            decision(spawn(1), events=(exited(LATE_CRASH),), state=died(7, ago_s=1, wait_s=60)),
+            id="late-is-replaced-at-once-in-any-wait",
+        ),
+        pytest.param(
+            died(1, ago_s=10, wait_s=1),
+            EARLY_CRASH,
+            decision(spawn(1), events=(exited(EARLY_CRASH),), state=died(1, ago_s=10, wait_s=1)),
             id="one-from-before-the-strike-is-no-further-strike",
         ),
         pytest.param(
             CRASHED,
             EARLY_CRASH,
-            decision(
-                spawn(1),
-                events=(exited(EARLY_CRASH),),
-                state=replace(SERVED, crash_backoff=struck(1, 0, "worker 2 signal SIGSEGV")),
-            ),
+            decision(spawn(1), events=(exited(EARLY_CRASH),), state=struck_by_crash(1, 1)),
             id="a-minute-after-the-strike-it-is-the-first-again",
         ),
     ],
 )
 def test_crash_of_a_ready_worker(state: RolloutState, gone: Departure, expected: Plan) -> None:
-    """The first crash costs no wait; crashes soon after birth do, until a minute has passed without one."""
+    """A worker that dies is made good at once; one that died at once, again and again, after a wait."""
     assert plan(look(ready(1), target=2, state=state, departures=(gone,)), POLICY) == expected
+
+
+HELD = died(7, ago_s=3, wait_s=60, held_back=2)
+NEWBORN = ready(1, since=NOW - 1)
+DESERTED = died(7, ago_s=5, wait_s=60, held_back=3)
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        pytest.param(look(NEWBORN, target=3, state=HELD), decision(state=HELD), id="they-wait"),
+        pytest.param(
+            look(NEWBORN, target=4, state=HELD), decision(spawn(1), state=HELD), id="and-nobody-else"
+        ),
+        pytest.param(
+            look(ready(1), target=3, state=HELD),
+            decision(spawn(1), state=replace(HELD, held_back=1)),
+            id="where-others-serve-on-it-is-only-one",
+        ),
+        pytest.param(
+            look(NEWBORN, booting(2), target=3, state=HELD),
+            decision(state=replace(HELD, held_back=1)),
+            id="who-is-not-missed-is-not-waited-for",
+        ),
+        pytest.param(
+            look(ready(1), target=3, state=died(7, ago_s=60, wait_s=60, held_back=2)),
+            decision(spawn(2), state=died(7, ago_s=60, wait_s=60)),
+            id="until-the-wait-is-over",
+        ),
+        pytest.param(
+            look(ready(1, since=NOW - 5), target=3, state=died(7, ago_s=6, wait_s=60, held_back=2)),
+            decision(spawn(2), state=died(7, ago_s=6, wait_s=60)),
+            id="or-one-that-came-after-them-has-served-for-longer",
+        ),
+        pytest.param(
+            look(target=3, state=replace(HELD, held_back=3)),
+            decision(state=replace(HELD, held_back=3)),
+            id="where-nobody-is-left-all-wait-too",
+        ),
+        pytest.param(
+            look(target=3, state=DESERTED),
+            decision(spawn(1), state=DESERTED),
+            id="but-one-for-five-seconds-only",
+        ),
+        pytest.param(
+            look(booting(8), target=3, state=replace(DESERTED, held_back=2)),
+            decision(state=replace(DESERTED, held_back=2)),
+            id="and-the-others-for-the-whole-wait",
+        ),
+        pytest.param(
+            look(due(1), target=1, state=HELD),
+            decision(
+                events=(started(1, "requests", 1), stalled("before", 7, 57.0)),
+                state=replace(HELD, held_back=0, progress=Progress(started_at=NOW)),
+            ),
+            id="successors-wait",
+        ),
+    ],
+)
+def test_who_waits_after_crashes(seen: PoolView, expected: Plan) -> None:
+    """A number of workers is held back, and not the whole pool."""
+    assert plan(seen, POLICY) == expected
 
 
 HUNG = killed(ready(3, since=NOW - 200, beat_at=NOW - 141))
@@ -1540,7 +1618,7 @@ def test_early_death_stalls_a_rollout(gone: Departure, failures: int) -> None:
     result = plan(look(due(1), ready(9), target=2, state=under_way(), departures=(gone,)), POLICY)
     told = [event for event in result.events if event.name == "rollout.stalled"]
     cause = f"worker {gone.worker.age} {gone.cause}"
-    assert told == [stalled(cause, failures, 0.0)] * failures
+    assert told == [stalled(cause, failures, 1.0)] * failures
     assert result.state.phase == ("stalled" if failures else "progressing")
 
 
@@ -1668,7 +1746,7 @@ def test_phase(state: RolloutState, phase: str) -> None:
     [(-math.inf, -math.inf, -math.inf), (3.0, 2.0, 3.0), (2.0, 3.0, 3.0)],
 )
 def test_retry_waits_for_both_backoffs(boot: float, crashes: float, retry_at: float) -> None:
-    """Nothing is spawned before the later of the two."""
+    """Nobody gets a successor before the later of the two."""
     state = RolloutState(boot_backoff=Backoff(retry_at=boot), crash_backoff=Backoff(retry_at=crashes))
     assert state.retry_at == retry_at
 

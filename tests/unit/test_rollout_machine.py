@@ -41,6 +41,8 @@ QUICK_STOP_S = 2.0
 PROBATION_S = 1.0
 PROOF_S = 1.5
 EARLY_DEATH_S = 60.0
+DEATH_AT_ONCE_S = 5.0
+ALONE_S = 5.0
 MIB = 2**20
 FAIR_TURNS = 400
 """A backoff is a minute at most, a turn is a second at most, and a pool has a few workers."""
@@ -134,6 +136,7 @@ class Pool:
         self.room_mib: int | None = None
         self.whole = 0
         self.memory_off_until = 0
+        self.died_at_once = 0
         self.outdated: set[int] = set()
         self.ordered: set[int] = set()
         self.restarted: set[int] = set()
@@ -187,12 +190,12 @@ class Pool:
         """For how long it has been seen to serve; who hangs does not get on."""
         return float("-inf") if worker.ready_at is None else self.heard_at(worker) - worker.ready_at
 
-    def has_died_early(self, worker: WorkerView) -> bool:
+    def has_died_early(self, worker: WorkerView, limit_s: float = EARLY_DEATH_S) -> bool:
         """Whether one that is gone died or hung soon after birth, with the code that newcomers have."""
         if worker.ready_at is None or worker.draining_at is not None or self.has_old_code(worker):
             return False
         lived_s = self.served_s(worker) if worker.killed_at is not None else self.now - worker.ready_at
-        return lived_s < EARLY_DEATH_S
+        return lived_s < limit_s
 
     def has_old_code(self, worker: WorkerView) -> bool:
         return worker.age in self.outdated | self.restarted
@@ -394,6 +397,9 @@ class Pool:
         self.check_ends(workers, dumps, kills)
         if any(self.has_died_early(gone.worker) for gone in seen.departures):
             assert result.state.crash_backoff.strikes, "an early death is remembered"
+            self.died_at_once += sum(
+                self.has_died_early(gone.worker, DEATH_AT_ONCE_S) for gone in seen.departures
+            )
         if seen.stop is not None:
             return
         overdue = {age for age, worker in workers.items() if self.missed(worker)}
@@ -498,10 +504,18 @@ class Pool:
         assert not count or live <= ceiling, "process ceiling"
         assert self.has_listened or not count or live == 1, "the first worker goes ahead alone"
         assert not self.is_paused or not count or staying + count <= self.target, "only what is missing"
-        is_waiting = self.now < result.state.retry_at
-        assert not (is_waiting and count), "a backoff is a wait"
-        if not is_waiting and self.has_listened:
-            assert staying + count >= reachable or live >= ceiling, "what is missing is spawned"
+        boots, crashes = result.state.boot_backoff, result.state.crash_backoff
+        if self.now < boots.retry_at:
+            assert not count, "a backoff is a wait"
+            return
+        if self.now < crashes.retry_at:
+            assert not count or staying + count <= self.target, "successors wait"
+        held_back = result.state.held_back
+        assert not held_back or (self.now < crashes.retry_at and held_back <= self.died_at_once)
+        if self.has_listened:
+            assert staying + count + held_back >= reachable or live >= ceiling, "what is missing is spawned"
+            is_deserted = not staying and self.now >= crashes.struck_at + ALONE_S
+            assert not is_deserted or count or not reachable or live >= ceiling, "somebody is tried"
 
     def check_completed(self, seen: PoolView, result: Plan) -> None:
         """

@@ -206,7 +206,10 @@ def test_pool() -> None:
             id="stalled-by-newcomers-that-die-though-somebody-serves",
         ),
         pytest.param(
-            look(target=1, state=replace(SERVED, crash_backoff=struck(2, 1, "worker 2 signal SIGSEGV"))),
+            look(
+                target=1,
+                state=replace(SERVED, crash_backoff=struck(2, 1, "worker 2 signal SIGSEGV"), held_back=1),
+            ),
             replace(QUIET, phase="stalled", stalled=True, retry_in_s=1.0, because="worker 2 signal SIGSEGV"),
             id="nobody-is-left-after-crashes",
         ),
@@ -242,12 +245,12 @@ def test_pool() -> None:
             id="who-is-replaced-in-place-waits-for-nothing",
         ),
         pytest.param(
-            with_state(ready(1), crash_backoff=struck(2, 1, "worker 2 signal SIGSEGV")),
+            with_state(ready(1), crash_backoff=struck(2, 1, "worker 2 signal SIGSEGV"), held_back=1),
             replace(QUIET, retry_in_s=1.0, because="worker 2 signal SIGSEGV"),
             id="waiting-after-crashes",
         ),
         pytest.param(
-            with_state(ready(1), crash_backoff=struck(1, 0, "worker 2 signal SIGSEGV")),
+            with_state(ready(1), crash_backoff=struck(3, 4, "worker 2 signal SIGSEGV")),
             QUIET,
             id="a-crash-that-nobody-waits-for",
         ),
