@@ -7,6 +7,7 @@ import time
 
 import psutil
 import pytest
+from harness.controlling import run, socket_of
 from harness.load import ClosedError, Load
 from harness.server import Server
 from harness.starting import SetFault, Start
@@ -84,6 +85,20 @@ def test_newcomers_that_go_wrong_at_their_first_request_harm_nobody_else(
     assert sum(load.failures.values()) <= CLIENTS * len(died), "more was lost than what they held"
     assert all(cause in stall.values["cause"] for stall in stalls)
     assert old.isdisjoint(worker.pid for worker in server.wait_ready(4))
+
+
+def test_a_restart_that_is_waited_for_tells_of_newcomers_that_crash(
+    serve: Start, set_fault: SetFault
+) -> None:
+    """Exit code 1 and the reason, though the old workers serve."""
+    server = serve("--health-check-path=/health", workers=2)
+    old = {worker.pid for worker in server.ready()}
+    set_fault("requests", "crash")
+    with Load(server.port, clients=CLIENTS, pause_s=0.002):
+        ended = run("rollout", "restart", "--wait", "--socket", str(socket_of(server)))
+    assert ended.returncode == 1
+    assert "not complete: worker 3 signal SIGSEGV" in ended.stderr
+    assert old <= {worker.pid for worker in server.ready()}
 
 
 def test_a_worker_is_replaced_while_newcomers_are_sick(serve: Start, set_fault: SetFault) -> None:
