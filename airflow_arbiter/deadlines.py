@@ -10,10 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from airflow_arbiter.conditions import heard_at
-from airflow_arbiter.pool import Dump, Kill, PoolView, RolloutPolicy, RolloutState, Stop, WorkerView
+from airflow_arbiter.pool import Dump, Gap, Kill, PoolView, RolloutPolicy, RolloutState, Stop, WorkerView
 
 DUMP_S = 0.5
 """What a worker gets to tell its stacks before it is killed."""
+
+USUAL_PAUSE_S = 1.0
+"""What lies between two turns when nothing happens; the rest of a longer gap is time that was lost."""
 
 QUICK_STOP_S = 2.0
 """What workers get to leave in a quick stop."""
@@ -55,6 +58,29 @@ def moments(worker: WorkerView, view: PoolView, policy: RolloutPolicy, state: Ro
     return found if worker.dumped_at is None else [*found, worker.dumped_at + DUMP_S]
 
 
+def clocks(view: PoolView) -> list[float]:
+    """Since when deadlines count that still hold."""
+    began = [] if view.stop is None or view.stop.quick_at is None else [view.stop.quick_at]
+    for worker in view.workers:
+        if worker.killed_at is None:
+            began.append(heard_at(worker) if worker.listening_at is not None else worker.spawned_at)
+            began += [] if worker.draining_at is None else [worker.draining_at]
+    return began
+
+
+def _less_gaps(start: float, limit_s: float, gaps: tuple[Gap, ...]) -> float:
+    """
+    When a time is over that does not run while we do not.
+
+    A deadline that had passed when a gap began is not moved by it: who missed it was asked for its stacks.
+    """
+    at = start + limit_s
+    for gap in gaps:
+        if gap.since < at and start < gap.until:
+            at += min(gap.until - gap.since - USUAL_PAUSE_S, gap.until - start)
+    return at
+
+
 def _was_dumped(worker: WorkerView, deadline: Deadline) -> bool:
     """Whether it was asked for this deadline, and not for an earlier one after which it came back."""
     return worker.dumped_at is not None and worker.dumped_at >= deadline.at
@@ -66,7 +92,7 @@ def _deadlines(
     """The deadlines that hold for the worker now."""
 
     def after(start: float, limit_s: float) -> float:
-        return max(start, state.resumed_at) + limit_s
+        return _less_gaps(start, limit_s, state.gaps)
 
     found: list[Deadline] = []
     if worker.draining_at is not None:

@@ -23,10 +23,12 @@ from airflow_arbiter.conditions import (
     stayers,
     was_over_memory_young,
 )
+from airflow_arbiter.deadlines import clocks
 from airflow_arbiter.pool import (
     Backoff,
     Departure,
     Event,
+    Gap,
     PoolView,
     Progress,
     RolloutPolicy,
@@ -35,7 +37,10 @@ from airflow_arbiter.pool import (
 from airflow_arbiter.probation import EARLY_DEATH_S, died_early, has_outlived, held_back
 
 SUSPENDED_AFTER_S = 2.0
-"""A longer gap between two turns: we did not run (SIGSTOP, a closed laptop), so deadlines start anew."""
+"""A longer gap between two turns: we did not run (SIGSTOP, a closed laptop), so deadlines are later."""
+
+GAPS_KEPT = 1000
+"""More of them in the time of one deadline are not counted: it would never come to an end."""
 
 MEMORY_FLAPS = 2
 """Workers in a row that had passed the memory limit young, after which the limit is too low."""
@@ -51,9 +56,7 @@ def learn(view: PoolView, policy: RolloutPolicy, *, wanted: int) -> tuple[Rollou
     :param view: with the workers that are wanted now.
     :param wanted: workers that would be, if the container had memory for all of them.
     """
-    state = view.state
-    if state.turn_at is not None and view.now - state.turn_at > SUSPENDED_AFTER_S:
-        state = replace(state, resumed_at=view.now)
+    state = _learn_gap(view.state, view)
     seen = (*view.workers, *(gone.worker for gone in view.departures))
     state = replace(
         state,
@@ -103,6 +106,15 @@ def abort(state: RolloutState, generation: int) -> RolloutState:
 def _forgiven(state: RolloutState) -> RolloutState:
     """Hold nothing against newcomers: those that failed or died had other code, or are not asked for now."""
     return replace(state, boot_backoff=Backoff(), crash_backoff=Backoff(), held_back=0)
+
+
+def _learn_gap(state: RolloutState, view: PoolView) -> RolloutState:
+    """Notice time in which we did not run, and forget what no deadline needs any more."""
+    gaps = state.gaps
+    if state.turn_at is not None and view.now - state.turn_at > SUSPENDED_AFTER_S:
+        gaps = (*gaps, Gap(since=state.turn_at, until=view.now))
+    began_at = min(clocks(view), default=view.now)
+    return replace(state, gaps=tuple(gap for gap in gaps if gap.until > began_at)[-GAPS_KEPT:])
 
 
 def _learn_memory(

@@ -153,6 +153,19 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """
+    A pause between two turns that was longer than we wanted.
+
+    :param since: when the turn before it was.
+    :param until: when the turn after it was.
+    """
+
+    since: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutState:
     """
     What the next turn must know of the turns before.
@@ -162,7 +175,8 @@ class RolloutState:
     :param has_proved: some worker has been ready once; from then on newcomers prove themselves before they
         listen.
     :param turn_at: when the last turn was.
-    :param resumed_at: when we last came back from a pause; no deadline counts time before it.
+    :param gaps: pauses between two turns in which we did not run, oldest first, as far as deadlines that
+        still hold began before them.
     :param boot_backoff: waits after newcomers that failed.
     :param crash_backoff: waits after workers that died soon after birth.
     :param held_back: workers that died at once, and are not made good before that wait is over.
@@ -177,7 +191,7 @@ class RolloutState:
     has_served: bool = False
     has_proved: bool = False
     turn_at: float | None = None
-    resumed_at: float = -math.inf
+    gaps: tuple[Gap, ...] = ()
     boot_backoff: Backoff = field(default_factory=Backoff)
     crash_backoff: Backoff = field(default_factory=Backoff)
     held_back: int = 0

@@ -27,7 +27,7 @@ from airflow_arbiter.conditions import (
     within_memory,
     workers_that_fit,
 )
-from airflow_arbiter.deadlines import ends, missed, moments
+from airflow_arbiter.deadlines import USUAL_PAUSE_S, ends, missed, moments
 from airflow_arbiter.history import boot_failures, learn
 from airflow_arbiter.pool import (
     Action,
@@ -45,7 +45,7 @@ from airflow_arbiter.pool import (
 )
 from airflow_arbiter.probation import alone_at, is_on_probation, trusted, withheld
 
-IDLE_WAKE_S = 1.0
+IDLE_WAKE_S = USUAL_PAUSE_S
 """Longest pause between two turns, so that anything missed heals within about a second."""
 
 PROBATION_WAKE_S = 0.125

@@ -10,7 +10,7 @@ import pytest
 from harness.planning import SERVED, struck, under_way
 
 from airflow_arbiter.orders import Orders
-from airflow_arbiter.pool import Progress, RolloutState
+from airflow_arbiter.pool import Gap, Progress, RolloutState
 from airflow_arbiter.restoring import restore
 
 
@@ -46,6 +46,7 @@ def through_json(value: object) -> dict[str, object]:
         under_way(replaced=3),
         replace(SERVED, boot_backoff=struck(3, 4, "worker 5 exit code 3"), completed=2),
         replace(SERVED, orders=Orders().restart(4).reload().stop(7).pause()),
+        replace(SERVED, gaps=(Gap(since=1.5, until=9.0), Gap(since=10.0, until=20.0))),
     ],
 )
 def test_what_the_planner_remembers_comes_back(state: RolloutState) -> None:

@@ -41,6 +41,7 @@ from airflow_arbiter.pool import (
     Drain,
     Dump,
     Event,
+    Gap,
     Halt,
     Kill,
     Plan,
@@ -427,7 +428,7 @@ def test_min_ready(since: float, expected: Plan) -> None:
 
 def test_silent_worker_is_no_capacity() -> None:
     """After a suspension a worker that has not beaten again pays for no drain, and is not killed either."""
-    state = replace(under_way(), resumed_at=NOW - 1)
+    state = replace(under_way(), gaps=(Gap(since=NOW - 41, until=NOW - 1),))
     seen = look(due(1), ready(2, beat_at=NOW - 40), target=1, state=state)
     assert plan(seen, POLICY) == decision(state=state)
 
@@ -1155,14 +1156,37 @@ LATE = (
     ("state", "expected"),
     [
         pytest.param(
-            replace(SERVED, turn_at=NOW - 2.5),
-            decision(state=replace(SERVED, resumed_at=NOW)),
-            id="a-gap-above-2-s-gives-everybody-a-new-start",
+            replace(SERVED, turn_at=NOW - 391),
+            decision(state=replace(SERVED, gaps=(Gap(since=NOW - 391, until=NOW),)), wake_in_s=1.0),
+            id="a-gap-gives-everybody-the-time-that-was-lost",
         ),
         pytest.param(
-            replace(SERVED, resumed_at=NOW - 29.5),
-            decision(state=replace(SERVED, resumed_at=NOW - 29.5), wake_in_s=0.5),
-            id="the-new-deadline-counts-from-there",
+            replace(SERVED, gaps=(Gap(since=NOW - 399, until=NOW - 27.5),)),
+            decision(state=replace(SERVED, gaps=(Gap(since=NOW - 399, until=NOW - 27.5),)), wake_in_s=0.5),
+            id="and-no-more",
+        ),
+        pytest.param(
+            replace(SERVED, gaps=(Gap(since=NOW - 399, until=NOW - 28),)),
+            decision(
+                kill(2, "missed its heartbeat deadline of 30 s"),
+                kill(3, "missed its drain deadline of 30 s"),
+                state=replace(SERVED, gaps=(Gap(since=NOW - 399, until=NOW - 28),)),
+            ),
+            id="each-deadline-has-its-own-length",
+        ),
+        pytest.param(
+            replace(
+                SERVED,
+                gaps=(Gap(since=NOW - 399, until=NOW - 199), Gap(since=NOW - 198, until=NOW - 25)),
+            ),
+            decision(
+                state=replace(
+                    SERVED,
+                    gaps=(Gap(since=NOW - 399, until=NOW - 199), Gap(since=NOW - 198, until=NOW - 25)),
+                ),
+                wake_in_s=1.0,
+            ),
+            id="gaps-add-up",
         ),
         pytest.param(
             replace(SERVED, turn_at=NOW - 2),
@@ -1174,19 +1198,55 @@ LATE = (
             id="a-gap-of-2-s-gives-nothing",
         ),
         pytest.param(
-            replace(SERVED, resumed_at=NOW - 30),
+            replace(SERVED, turn_at=NOW - 100),
             decision(
+                kill(1, "missed its boot deadline of 120 s"),
                 kill(2, "missed its heartbeat deadline of 30 s"),
                 kill(3, "missed its drain deadline of 30 s"),
-                state=replace(SERVED, resumed_at=NOW - 30),
+                state=replace(SERVED, gaps=(Gap(since=NOW - 100, until=NOW),)),
             ),
-            id="each-deadline-has-its-own-length",
+            id="who-was-late-before-it-stays-late",
+        ),
+        pytest.param(
+            replace(SERVED, gaps=(Gap(since=NOW - 500, until=NOW - 400),)),
+            decision(
+                kill(1, "missed its boot deadline of 120 s"),
+                kill(2, "missed its heartbeat deadline of 30 s"),
+                kill(3, "missed its drain deadline of 30 s"),
+            ),
+            id="what-began-after-it-is-as-ever",
         ),
     ],
 )
 def test_suspension(state: RolloutState, expected: Plan) -> None:
     """No deadline counts time in which we did not run."""
     assert_ends(look(*LATE, target=2, state=state), POLICY, expected)
+
+
+@pytest.mark.parametrize(
+    ("pause_s", "within_s"),
+    [
+        pytest.param(1.9, 34, id="1.9-s"),
+        pytest.param(2.1, 70, id="2.1-s"),
+        pytest.param(10.0, 320, id="10-s"),
+    ],
+)
+def test_slow_turns_end_in_action(pause_s: float, within_s: float) -> None:
+    """A master whose turns come late acts late, and not never: the stacks once, then the kill."""
+    state, worker, now = replace(SERVED, turn_at=NOW), ready(1, beat_at=NOW), NOW
+    told: list[Action] = []
+    while worker.killed_at is None:
+        now += pause_s
+        assert now <= NOW + within_s
+        result = plan(look(worker, target=1, state=state, now=now), POLICY)
+        state = result.state
+        for action in result.actions:
+            if isinstance(action, Dump):
+                worker = replace(worker, dumped_at=now)
+            if isinstance(action, Kill):
+                worker = replace(worker, killed_at=now)
+        told += [action for action in result.actions if not isinstance(action, Spawn)]
+    assert told == [Dump(pid=101, age=1), kill(1, "missed its heartbeat deadline of 30 s")]
 
 
 # -- scale
@@ -1288,7 +1348,7 @@ def test_unproven_worker_that_listens_can_be_removed(seen: PoolView, drained: li
 
 def test_only_capacity_is_paid_for() -> None:
     """A due worker that is silent takes no spare worker's place: the oldest due available one leaves too."""
-    state = replace(under_way(), resumed_at=NOW - 1)
+    state = replace(under_way(), gaps=(Gap(since=NOW - 41, until=NOW - 1),))
     seen = look(replace(due(1), beat_at=NOW - 40), due(2), due(3), ready(4), ready(5), target=3, state=state)
     actions = plan(seen, RolloutPolicy(surge=2)).actions
     assert 2 in [action.age for action in actions if isinstance(action, Drain)]

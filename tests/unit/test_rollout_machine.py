@@ -130,7 +130,7 @@ class Pool:
         self.spawn_errors: list[str] = []
         self.wake_in_s = 1.0
         self.looked_at: float | None = None
-        self.resumed_at = float("-inf")
+        self.gaps: list[tuple[float, float]] = []
         self.has_listened = False
         self.stop: Stop | None = None
         self.room_mib: int | None = None
@@ -213,7 +213,7 @@ class Pool:
     def good(self) -> int:
         """How many carry capacity, and are not of the newest generation."""
         found = [p for p in self.processes.values() if p.view.generation < self.generation]
-        return sum(self.carries(process.view) and not process.is_hung for process in found)
+        return sum(self.carries(process.view) for process in found)
 
     @property
     def is_paused(self) -> bool:
@@ -228,7 +228,10 @@ class Pool:
         limits = {}
 
         def limit(name: str, start: float, limit_s: float) -> None:
-            limits[name] = max(start, self.resumed_at) + limit_s
+            limits[name] = start + limit_s
+            for since, until in self.gaps:
+                if limits[name] > since:  # who was late before it stays late
+                    limits[name] += max(0.0, min(until - since - 1, until - start))
 
         if worker.draining_at is not None:
             limit("drain", worker.draining_at, self.policy.drain_timeout_s)
@@ -330,7 +333,7 @@ class Pool:
     def turn(self) -> Plan:
         """Observe, decide, act; and hold the plan against the promises."""
         if self.looked_at is not None and self.now - self.looked_at > SUSPENDED_AFTER_S:
-            self.resumed_at = self.now
+            self.gaps.append((self.looked_at, self.now))
         self.looked_at = self.now
         seen, again = self.observe(), self.observe()
         self.departures, self.spawn_errors = [], []
@@ -657,6 +660,13 @@ class RolloutMachine(RuleBasedStateMachine):
         self.pool.advance(late_s)
         self.look()
 
+    @rule(late_s=st.sampled_from([2.25, 5.0]), turns=st.integers(min_value=1, max_value=8))
+    def turns_are_slow(self, late_s: float, turns: int) -> None:
+        """The master is late again and again, and the workers run meanwhile."""
+        for _ in range(turns):
+            self.pool.advance(late_s)
+            self.look()
+
     @rule(gap_s=st.sampled_from([2.5, 10.0, 4000.0]))
     def suspend(self, gap_s: float) -> None:
         """Everything stands still: nobody beats."""
@@ -727,6 +737,8 @@ class RolloutMachine(RuleBasedStateMachine):
         """Newcomers become ready, and then die or hang, as often as they come: nobody leaves for them."""
         pool = self.pool
         pool.room_mib = None
+        for process in filter(is_hung, pool.processes.values()):
+            process.is_hung = False  # nobody can know of it before its deadline
         self.reload()
         enough = min(pool.target, pool.good())
         for _ in range(turns):
