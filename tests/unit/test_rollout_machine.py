@@ -732,7 +732,7 @@ class RolloutMachine(RuleBasedStateMachine):
         if process := self.some(pick, is_alive):
             self.pool.departs(process, "signal SIGSEGV")
 
-    @rule(hangs=st.booleans(), after_s=st.sampled_from([0.0, 0.5, 0.9]), turns=st.integers(1, 20))
+    @rule(hangs=st.booleans(), after_s=st.sampled_from([0.0, 0.5, 0.9]), turns=st.integers(1, 6))
     def new_code_fails_at_its_first_requests(self, hangs: bool, after_s: float, turns: int) -> None:
         """Newcomers become ready, and then die or hang, as often as they come: nobody leaves for them."""
         pool = self.pool
