@@ -69,7 +69,7 @@ def learn(view: PoolView, policy: RolloutPolicy, *, wanted: int) -> tuple[Rollou
     policy = in_force(policy, view, state)
     state, on_boots = _learn_boot_failures(state, view, policy)
     state, on_progress = _learn_progress(state, view, policy)
-    state, on_crashes = _learn_crashes(state, view)
+    state, on_crashes = _learn_crashes(state, view, policy)
     state = _learn_orders(state, view, policy)
     state, on_growth = _learn_growth(state, view, policy, wanted=wanted)
     return state, [*exits, *on_memory, *on_progress, *on_boots, *on_crashes, *on_growth]
@@ -179,7 +179,9 @@ def _learn_boot_failures(
     return state, [_waiting("rollout.stalled", backoff=backoff, now=view.now)]
 
 
-def _learn_crashes(state: RolloutState, view: PoolView) -> tuple[RolloutState, list[Event]]:
+def _learn_crashes(
+    state: RolloutState, view: PoolView, policy: RolloutPolicy
+) -> tuple[RolloutState, list[Event]]:
     """
     Count workers that died soon after birth, and forget them when one that came after them did not.
 
@@ -197,7 +199,7 @@ def _learn_crashes(state: RolloutState, view: PoolView) -> tuple[RolloutState, l
     if causes:
         backoff = _strike(backoff, view.now, cause=causes[0])
     state = replace(state, crash_backoff=backoff)
-    state = replace(state, held_back=held_back(state, view))
+    state = replace(state, held_back=held_back(state, view, policy))
     if stalls_anew(view.state, state):
         return state, [_waiting("rollout.stalled", backoff=backoff, now=view.now)]
     if not causes or not state.held_back:

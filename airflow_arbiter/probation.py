@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 
 from airflow_arbiter.conditions import heard_at, is_available, is_superseded, stayers
+from airflow_arbiter.deadlines import missed
 from airflow_arbiter.pool import Departure, PoolView, RolloutPolicy, RolloutState, WorkerView
 
 PROBATION_S = 1.0
@@ -86,7 +87,7 @@ def has_outlived(worker: WorkerView, struck_at: float, least_s: float = EARLY_DE
     return worker.spawned_at >= struck_at and served_s(worker) >= least_s
 
 
-def held_back(state: RolloutState, view: PoolView) -> int:
+def held_back(state: RolloutState, view: PoolView, policy: RolloutPolicy) -> int:
     """
     How many of those that are missing are not made good yet: as many as died at once, but for the first time.
 
@@ -101,8 +102,9 @@ def held_back(state: RolloutState, view: PoolView) -> int:
     ):
         return 0
     died = sum(_died_within(gone, view, DEATH_AT_ONCE_S) for gone in view.departures)
-    others_serve = any(served_s(w) >= DEATH_AT_ONCE_S for w in stayers(view))
-    most = min(1 if others_serve else view.target, view.target - len(stayers(view)))
+    others = [w for w in stayers(view) if missed(w, view, policy, state) is None]
+    others_serve = any(served_s(w) >= DEATH_AT_ONCE_S for w in others)
+    most = min(1 if others_serve else view.target, view.target - len(others))
     return max(0, min(most, state.held_back + (died if backoff.strikes > 1 else 0)))
 
 

@@ -1637,6 +1637,11 @@ DESERTED = died(7, ago_s=5, wait_s=60, held_back=3)
             id="and-the-others-for-the-whole-wait",
         ),
         pytest.param(
+            look(NEWBORN, replace(booting(8, since=NOW - 120), dumped_at=NOW), target=3, state=HELD),
+            decision(state=HELD, wake_in_s=0.5),
+            id="who-has-missed-a-deadline-is-missed-too",
+        ),
+        pytest.param(
             look(due(1), target=1, state=HELD),
             decision(
                 events=(started(1, "requests", 1), stalled("before", 7, 57.0)),

@@ -152,6 +152,11 @@ class Pool:
     def heard_at(self, worker: WorkerView) -> float:
         return max(at for at in (worker.spawned_at, worker.listening_at, worker.beat_at) if at is not None)
 
+    def began_at(self, worker: WorkerView) -> float:
+        """Since when the oldest deadline counts that it may have to keep."""
+        began = worker.spawned_at if worker.listening_at is None else self.heard_at(worker)
+        return began if worker.draining_at is None else min(began, worker.draining_at)
+
     def carries(self, worker: WorkerView) -> bool:
         """Whether the worker is capacity: ready for long enough, beating, not leaving, not killed."""
         silence_s = self.now - self.heard_at(worker)
@@ -334,6 +339,7 @@ class Pool:
         """Observe, decide, act; and hold the plan against the promises."""
         if self.looked_at is not None and self.now - self.looked_at > SUSPENDED_AFTER_S:
             self.gaps.append((self.looked_at, self.now))
+        self.gaps = [gap for gap in self.gaps if gap[1] > min([self.now, *map(self.began_at, self.views)])]
         self.looked_at = self.now
         seen, again = self.observe(), self.observe()
         self.departures, self.spawn_errors = [], []
