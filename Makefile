@@ -8,6 +8,8 @@ PYTHON  ?= python3
 PORT    ?= 8080
 WORKERS ?= 4
 BENCH   ?= --publish
+# Tests that run at the same time. Most of them wait for processes; two find enough to do on two processors.
+JOBS    ?= 2
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -20,6 +22,8 @@ BENCH_STAMP := $(VENV)/.installed-bench
 # Beside it, the oldest Airflow and gunicorn, for `make test-airflow32`.
 OLD_VENV  := .venv-airflow32
 OLD_STAMP := $(OLD_VENV)/.installed
+
+PARALLEL := --numprocesses=$(JOBS) --dist=worksteal
 
 UV := $(shell command -v uv 2>/dev/null)
 ifneq ($(UV),)
@@ -57,8 +61,8 @@ run: $(RUN_STAMP) ## Serve the Airflow API server on http://127.0.0.1:8080 (PORT
 	@echo "Starting the API server, which takes about ten seconds ..."
 	@($(BIN)/python scripts/announce.py watch $$$$ &); exec $(BIN)/python -m airflow_arbiter
 
-test: lint docs ## Run everything: ruff, mypy, the documentation, and all tests
-	@$(BIN)/pytest
+test: lint docs ## Run everything: ruff, mypy, the documentation, and all tests (JOBS=)
+	@$(BIN)/pytest $(PARALLEL)
 
 # -- parts -------------------------------------------------------------------------------------------------
 
@@ -68,13 +72,13 @@ lint: $(TEST_STAMP) ## Run ruff and mypy only
 	@$(BIN)/mypy
 
 unit: $(TEST_STAMP) ## Run the unit tests only
-	@$(BIN)/pytest tests/unit
+	@$(BIN)/pytest $(PARALLEL) tests/unit
 
 docs: $(TEST_STAMP) ## Build the documentation into build/docs; what is wrong in it is an error
 	@$(BIN)/python -m sphinx --builder html --quiet --nitpicky --fail-on-warning --keep-going docs build/docs
 
 test-airflow32: $(OLD_STAMP) ## Run the tests of the API server on the oldest Airflow and gunicorn
-	@$(OLD_VENV)/bin/pytest tests/airflow
+	@$(OLD_VENV)/bin/pytest $(PARALLEL) tests/airflow
 
 bench: $(BENCH_STAMP) ## Measure us beside the others into docs/benchmarks, half an hour (BENCH=--quick: 8 minutes, prints)
 	@$(BIN)/python benchmarks $(BENCH)
