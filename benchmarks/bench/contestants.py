@@ -76,6 +76,17 @@ LABELS = {kind.name: kind.label for kind in SERVERS}
 LABELS["ours-merging"] = "airflow_arbiter, memory_merge"
 LABELS["ours-no-schema"] = "airflow_arbiter, warm-up without the schema"
 
+COLOURS = {
+    "ours": "#0b6e4f",
+    "ours-merging": "#7fb685",
+    "ours-no-schema": "#3da35d",
+    "airflow": "#c8553d",
+    "uvicorn": "#e0a458",
+    "gunicorn": "#588b8b",
+    "granian": "#8f7e9c",
+}
+"""In the plots."""
+
 
 def longest_turn_ms(log: str) -> float | None:
     """Read the longest turn from a log of ours, the event ``arbiter.stopped``; None if it is not there."""

@@ -11,17 +11,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from bench.contestants import LABELS
+from bench.contestants import COLOURS, LABELS
 from bench.results import Results
 
-COLOURS = {
-    "ours": "#0b6e4f",
-    "ours-merging": "#7fb685",
-    "airflow": "#c8553d",
-    "uvicorn": "#e0a458",
-    "gunicorn": "#588b8b",
-    "granian": "#8f7e9c",
-}
 STYLE = {
     "svg.hashsalt": "airflow_arbiter",  # else the ids of clips are random
     "svg.fonttype": "none",  # text stays text

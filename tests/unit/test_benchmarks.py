@@ -9,7 +9,7 @@ from typing import Any
 import interpreters
 import pytest
 from bench import cli, pages
-from bench.contestants import longest_turn_ms
+from bench.contestants import COLOURS, LABELS, longest_turn_ms
 from bench.goals import GOALS, Goal
 from bench.pace import Sample
 from bench.plan import KINDS, measures, steps
@@ -273,6 +273,11 @@ def test_the_command_that_is_told_names_no_file(tmp_path: Path) -> None:
     options = cli.parse(["--quick", "--skip", "granian", "--json", str(tmp_path / "x.json")])
     assert cli.command(options) == "python benchmarks --repetitions 1 --skip granian --quick"
     assert str(tmp_path) not in json.dumps(cli.command(options))
+
+
+def test_each_server_has_a_label_and_a_colour() -> None:
+    """Otherwise the last step of a long run fails."""
+    assert set(COLOURS) == set(LABELS) == {kind.name for kind in KINDS}
 
 
 # -- interpreters --------------------------------------------------------------------------------------------
