@@ -309,9 +309,11 @@ class AirflowUvicornWorker(UvicornWorker):
         pause_s = min(BEAT_S, self.cfg.timeout / 4) if self.cfg.timeout else BEAT_S
         while True:
             now = time.monotonic()
+            is_young = now < self._is_young_until
             if self._server is not None:
                 self._tell_requests()
-                if self._requests() >= self.max_requests:
+                # Not while it is young: a number that is reached at once would never let a rollout end.
+                if not is_young and self._requests() >= self.max_requests:
                     self.status.retire("requests", now)
             self.status.write(Field.BEAT_AT, now)
             with contextlib.suppress(OSError):
@@ -320,7 +322,7 @@ class AirflowUvicornWorker(UvicornWorker):
                 self._is_orphan = True
                 orphan.leave_within(self.cfg.graceful_timeout)  # the master died: nobody else will end us
                 self._server.handle_exit(signal.SIGTERM, None)
-            await asyncio.sleep(min(pause_s, YOUNG_BEAT_S) if now < self._is_young_until else pause_s)
+            await asyncio.sleep(min(pause_s, YOUNG_BEAT_S) if is_young else pause_s)
 
     def _tell_requests(self) -> None:
         assert self._server is not None
