@@ -38,9 +38,9 @@ OUTAGES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def server(start_shared: Start, postgres_env: dict[str, str]) -> Server:
-    """The API server, whose pool every test leaves whole."""
+@pytest.fixture
+def server(start_command: Start, postgres_env: dict[str, str]) -> Server:
+    """The API server, for one test: it remembers for a minute that a young worker has died."""
     settings = {
         "AIRFLOW__API__WORKER_BOOT_TIMEOUT": str(BOOT_TIMEOUT_S),
         "AIRFLOW__API__HEALTH_CHECK_TIMEOUT": "3",
@@ -49,7 +49,7 @@ def server(start_shared: Start, postgres_env: dict[str, str]) -> Server:
         # More than a test asks of a worker before it wants it due.
         "GUNICORN_CMD_ARGS": "--max-requests=400",
     }
-    return start_shared(env={**postgres_env, **settings}, workers=WORKERS)
+    return start_command(env={**postgres_env, **settings}, workers=WORKERS)
 
 
 @pytest.mark.parametrize(("outage", "trouble"), OUTAGES)
