@@ -19,13 +19,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gunicorn import util
 from gunicorn.app.base import Application, BaseApplication
 from gunicorn.config import get_default_config_file
 from gunicorn.errors import ConfigError
 
 from airflow_arbiter import checks, handover, launch, limits, logconfig, settings
 from airflow_arbiter.errors import IntegrationError, SettingsError
+from airflow_arbiter.served import Served
 
 USAGE = "%(prog)s [OPTIONS] [APP_MODULE]"
 USAGE_ERROR = 2
@@ -103,7 +103,7 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
         self.environ = dict(os.environ)
         self._options = dict(cfg or {})
         self._arguments = arguments
-        self.app_uri: str | None = None
+        self.served = Served("")
         super().__init__(USAGE, prog=prog)
         self._configured_environ = dict(os.environ)
 
@@ -115,7 +115,7 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
 
         :raises SettingsError: as the class.
         """
-        previous = self.cfg
+        previous = self.cfg, self.served
         try:
             super().load_default_config()
             self.load_config()
@@ -123,19 +123,20 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
             if validate is not None:
                 validate()
         except Exception as error:
-            if previous is not None:
-                self.restore(previous)
+            if previous[0] is not None:
+                self.restore(*previous)
             if isinstance(error, ConfigError):
                 raise SettingsError(str(error)) from error
             raise
 
-    def restore(self, cfg: Any) -> None:
+    def restore(self, cfg: Any, served: Served) -> None:
         """
         Go back to older options, and to where they stand.
 
         :param cfg: the options before those that turned out to be wrong.
+        :param served: what was served then.
         """
-        self.cfg = cfg
+        self.cfg, self.served = cfg, served
         with contextlib.suppress(SettingsError):  # its directory may be gone
             self.chdir()
 
@@ -168,11 +169,11 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
         ]
         positional = command_line["args"]
         uris = [layer["wsgi_app"] for _, layer in layers if layer.get("wsgi_app")] + positional[:1]
-        self.app_uri = uris[-1] if uris else None
+        self.served = Served(uris[-1]) if uris else _api_server()
         defaults: list[tuple[str, Mapping[str, Any]]] = [
-            ("default", {**_DEFAULTS, "default_proc_name": self.app_uri or "airflow-api-server"})
+            ("default", {**_DEFAULTS, "default_proc_name": self.served.name})
         ]
-        if self.app_uri is None:
+        if self.served.is_airflow:
             defaults.append(self.airflow_options())
         for source, options in defaults + layers:
             settings.apply(self.cfg, options, source=source)
@@ -197,7 +198,7 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
 
     def _logconfig(self) -> dict[str, Any]:
         """The log configuration where the operator has none of his own."""
-        if self.app_uri is None:
+        if self.served.is_airflow:
             found: dict[str, Any] = _airflow().logconfig(level=self.cfg.loglevel)
             return found
         is_terminal = self.cfg.errorlog == "-" and sys.stderr.isatty()
@@ -241,21 +242,8 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
 
     # -- the app ---------------------------------------------------------------------------------------------
 
-    @property
-    def health_check_path(self) -> str | None:
-        """What a worker asks of the app before it is ready; None where there is nothing to ask."""
-        path: str | None = self.cfg.health_check_path
-        return path
-
-    @property
-    def logs_requests(self) -> bool:
-        """Whether the app has an access log of its own, as Airflow has."""
-        return self.app_uri is None
-
     def load(self) -> Any:
-        if self.app_uri is None:
-            return _airflow().load_app()
-        return util.import_app(self.app_uri)
+        return self.served.load()
 
     def origin(self) -> tuple[str, str]:
         """
@@ -273,7 +261,7 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
 
         It may hold secrets: it lies in memory only, and no environment nor command line shows it.
         """
-        return {"secrets": _airflow().shared_secrets()} if self.app_uri is None else {}
+        return self.served.keep()
 
     def take_up(self, kept: dict[str, Any]) -> None:
         """
@@ -281,66 +269,16 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
 
         :param kept: as :meth:`keep` has told it, perhaps in another version of this package.
         """
-        if self.app_uri is None:
-            _airflow().take_up_secrets(kept.get("secrets", {}))
-
-    def troubles(self) -> dict[str, str]:
-        """What is wrong with the app that was loaded, though it serves, by name: e.g. a broken plugin."""
-        found: dict[str, str] = _airflow().broken_plugins() if self.app_uri is None else {}
-        return found
+        self.served.take_up(kept)
 
     def watched_folders(self) -> list[Path]:
         """The folders whose change asks for a reload."""
         plugins = [_airflow().plugins_folder()] if self.cfg.reload_on_plugin_change else []
         return [*plugins, *(Path(path).absolute() for path in self.cfg.reload_path)]
 
-    def own_folders(self) -> list[Path]:
-        """The folders with code of the operator's that the app loads."""
-        return [_airflow().plugins_folder()] if self.app_uri is None else []
-
-    def exporters(self) -> dict[str, str]:
-        """Why the app has threads that send measurements from the beginning, by the package they run."""
-        found: dict[str, str] = _airflow().exporters() if self.app_uri is None else {}
-        return found
-
-    def metrics(self) -> Any:
-        """
-        Open what the app itself sends metrics to, for the server's own; None where it sends none.
-
-        :raises IntegrationError: where it cannot be used by a master that forks.
-        """
-        return _airflow().metrics() if self.app_uri is None else None
-
-    def prepare_fork(self) -> None:
-        """Let go, in the master, of what a worker must not inherit."""
-        if self.app_uri is None:
-            _airflow().release_connections()
-
-    def enter_worker(self) -> None:
-        """Forget, in a worker that was just forked, what belongs to threads of the master."""
-        if self.app_uri is None:
-            _airflow().forget_inherited()
-
-    async def enter_loop(self) -> None:
-        """Make, at the beginning of an event loop, its connections that a first request waits for."""
-        if self.app_uri is None:
-            await _airflow().connect()
-
-    async def connect_worker(self) -> None:
-        """Make all connections that a worker's first request would wait for."""
-        await self.enter_loop()
-        if self.app_uri is None:
-            await _airflow().connect_in_thread()
-
-    async def leave_loop(self) -> None:
-        """Give back, at the end of a worker's event loop, what belongs to it."""
-        if self.app_uri is None:
-            await _airflow().dispose_async_orm()
-
     def leave_worker(self) -> None:
-        """Give back, at the end of a worker, what the app holds beyond its lifespan."""
-        if self.app_uri is None:
-            _airflow().dispose_orm()
+        """Give back, at the end of a worker, what outlives the app's lifespan."""
+        self.served.leave_worker()
 
 
 def _with_changes(environment: Mapping[str, str], *, since: Mapping[str, str]) -> dict[str, str]:
@@ -388,6 +326,18 @@ def _make_ours(parser: argparse.ArgumentParser) -> None:
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that were named on a command line."""
     return {name: value for name, value in options.items() if value is not None and name != "args"}
+
+
+def _api_server() -> Served:
+    """
+    The Airflow API server, as what is served.
+
+    :raises IntegrationError: when Airflow is not installed.
+    """
+    _airflow()
+    from airflow_arbiter.api_server import ApiServer
+
+    return ApiServer()
 
 
 def _airflow() -> Any:

@@ -107,7 +107,7 @@ class AirflowArbiter(PlanDoer):
         """
         if self.cfg.preload_app:
             preload.load(self.app, self._audit, limit_s=warmup_limit_s)
-            troubles = self.app.troubles()
+            troubles = self.app.served.troubles()
             if self.pid is not None:
                 refuse_new(troubles, known=self.known_troubles)  # it may have come since
             self.known_troubles = tuple(troubles)
@@ -312,7 +312,7 @@ class AirflowArbiter(PlanDoer):
             return
         self.control.open(
             self.cfg.control_socket or "",
-            is_airflow=self.app.app_uri is None,
+            is_airflow=self.app.served.is_airflow,
             is_second=self.master_pid != 0,
         )
         self._note_control_socket()

@@ -169,7 +169,7 @@ class WorkerKeeper(Arbiter):
             # Let through, it would end the server and not only the making of this worker.
             raise IntegrationError(f"the hook pre_fork raised SystemExit: {error}") from error
         try:
-            self.app.prepare_fork()
+            self.app.served.prepare_fork()
         except (Exception, SystemExit):
             # What cannot be given back must not keep the service from its workers.
             events.publish_exception("worker.prepare_failed", level="warning", age=worker.age)
@@ -220,7 +220,7 @@ class WorkerKeeper(Arbiter):
     def _forget_inherited(self, worker: AirflowUvicornWorker) -> None:
         """Leave alone what is the master's. Runs in the child."""
         try:
-            self.app.enter_worker()
+            self.app.served.enter_worker()
         except Exception:
             events.publish_exception("worker.prepare_failed", level="warning", age=worker.age)
 

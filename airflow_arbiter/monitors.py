@@ -145,7 +145,7 @@ class Monitors:
 
     def _outlets(self) -> Iterator[Outlet]:
         try:
-            outlet = self._master.app.metrics()
+            outlet = self._master.app.served.metrics()
             if outlet is not None:
                 yield outlet
         except IntegrationError as error:

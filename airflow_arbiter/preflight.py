@@ -89,7 +89,7 @@ def _rehearse(app: Any, known_troubles: set[str], *, is_cold: bool) -> float:
     for name, value in app.cfg.env.items():
         os.environ[name] = value
     warmup_s = preload.load(app, limit_s=0.0 if is_cold else preload.LIMIT_S)
-    refuse_new(app.troubles(), known=known_troubles)
+    refuse_new(app.served.troubles(), known=known_troubles)
     # Not asyncio.run(), which waits for tasks and threads that the app leaves behind.
     asyncio.new_event_loop().run_until_complete(_start(app, app.callable))
     return warmup_s
@@ -102,7 +102,7 @@ async def _start(app: Any, asgi_app: Any) -> None:
     await lifespan.startup()
     if lifespan.should_exit:
         raise UnfitError("the app's startup failed")
-    path = app.health_check_path
+    path = app.cfg.health_check_path
     if path is not None:
         await _prove(config.loaded_app, path, state=lifespan.state, timeout_s=app.cfg.health_check_timeout)
     with contextlib.suppress(asyncio.TimeoutError):

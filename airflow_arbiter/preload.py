@@ -86,7 +86,7 @@ def load(app: Any, audit: fork_safety.Audit | None = None, *, limit_s: float = L
     if app.callable is not None:
         return 0.0
     audit = audit or fork_safety.Audit()
-    audit.folders, audit.hints = app.own_folders(), app.exporters()
+    audit.folders, audit.hints = app.served.plugin_folders(), app.served.exporters()
     if app.cfg.fork_safety != "off":
         audit.begin()
     took_s = 0.0
@@ -165,7 +165,7 @@ def settle(app: Any) -> None:
 
 def _release(app: Any) -> None:
     try:
-        app.prepare_fork()
+        app.served.prepare_fork()
     except Exception:
         # What cannot be given back must not keep us from serving; it is tried again before each fork.
         events.publish_exception("preload.release_failed", level="warning")
@@ -266,7 +266,7 @@ async def _ask(app: Any, asgi_app: Any, course: _Course, *, ends_at: float) -> N
     try:
         # First, because it can be cancelled: a request that waits for a database in a thread cannot, and
         # the thread would be there at the fork. Without a database nothing is asked.
-        await asyncio.wait_for(app.enter_loop(), PATH_LIMIT_S)
+        await asyncio.wait_for(app.served.enter_loop(), PATH_LIMIT_S)
         for path in app.cfg.warmup_path:
             left_s = min(PATH_LIMIT_S, ends_at - time.monotonic())
             if left_s <= 0:
@@ -282,7 +282,7 @@ async def _ask(app: Any, asgi_app: Any, course: _Course, *, ends_at: float) -> N
             else:
                 course.failures[path] = describe(result.code).replace("health check", "it")
     finally:
-        await app.leave_loop()
+        await app.served.leave_loop()
 
 
 @contextlib.contextmanager

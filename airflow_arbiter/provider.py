@@ -1,8 +1,8 @@
 """
-What we know of Airflow, and the only module that imports it.
+What we know of Airflow around the app that it serves: options, command line, log and metrics.
 
-Owns the translation of Airflow's ``[api]`` options into settings, and what Airflow's own command prepares
-before it serves.
+Owns the translation of Airflow's ``[api]`` options into settings. Only this module and those of the app
+itself, :mod:`airflow_arbiter.api_server` and what that is made of, import Airflow.
 
 Source: ``airflow.cli.commands.api_server_command`` and ``airflow.api_fastapi.gunicorn_app``.
 """
@@ -10,35 +10,25 @@ Source: ``airflow.cli.commands.api_server_command`` and ``airflow.api_fastapi.gu
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
-import gc
 import logging
 import os
 import re
-import socket
 import ssl
 import sys
 from inspect import signature
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from weakref import WeakSet
 
 import airflow
-import anyio.to_thread
-from airflow import settings
-from airflow.configuration import SECRET_KEY, conf
+from airflow.configuration import conf
 from airflow.exceptions import AirflowConfigException
-from sqlalchemy import event
-from sqlalchemy.orm import session as orm_session
-from sqlalchemy.pool import Pool, QueuePool
 from structlog.stdlib import ProcessorFormatter
 
 from airflow_arbiter.errors import IntegrationError, SettingsError
 from airflow_arbiter.logconfig import add_extra, server_loggers
 
-APP_URI = "airflow.api_fastapi.main:app"
 CORE_HEALTH_PATH = "/api/v2/monitor/health"
 EXECUTION_HEALTH_PATH = "/execution/health"
 
@@ -231,60 +221,9 @@ def _with_extra(handler: logging.Handler) -> logging.Handler:
     return handler
 
 
-def load_app() -> Any:
-    """
-    Load the API server's app, with what Airflow's command prepares.
-
-    Called in the master when the app is preloaded, so that all workers share the key that signs their tokens
-    even where none is configured.
-    """
-    from airflow.api_fastapi.auth.tokens import get_signing_args
-    from airflow.utils.providers_configuration_loader import providers_configuration_loaded
-    from gunicorn import util
-
-    os.environ.setdefault("AIRFLOW_API_APPS", "all")
-    get_signing_args()
-    return providers_configuration_loaded(util.import_app)(APP_URI)
-
-
-def shared_secrets() -> dict[str, str]:
-    """
-    Tell the secrets that Airflow makes up for a process where none is configured.
-
-    All workers have those of the master: the keys that sign tokens of users, and tokens of files in URLs.
-    """
-    return {
-        "jwt_secret": conf.get("api_auth", "jwt_secret", fallback="") or "",
-        "secret_key": conf.get("api", "secret_key", fallback="") or "",
-    }
-
-
-def take_up_secrets(secrets: dict[str, str]) -> None:
-    """
-    Go on with the secrets of an earlier image of this process, where none is configured.
-
-    Otherwise its users would be logged out, and workers of two generations would refuse each other's tokens.
-
-    :param secrets: as :func:`shared_secrets` has told them.
-    """
-    if secrets.get("jwt_secret") and not conf.get("api_auth", "jwt_secret", fallback=""):
-        conf.set("api_auth", "jwt_secret", secrets["jwt_secret"])
-    # Its default is made up when Airflow is imported.
-    if secrets.get("secret_key") and conf.get("api", "secret_key", fallback="") in ("", SECRET_KEY):
-        conf.set("api", "secret_key", secrets["secret_key"])
-
-
 def plugins_folder() -> Path:
     """Where Airflow looks for plugins."""
     return Path(conf.get("core", "plugins_folder"))
-
-
-def broken_plugins() -> dict[str, str]:
-    """Tell which plugins could not be loaded, and why; Airflow serves without them."""
-    from airflow import plugins_manager
-
-    errors = plugins_manager.get_import_errors()
-    return {f"plugin {name}": error for name, error in sorted(errors.items())}
 
 
 def metrics() -> Any:
@@ -315,105 +254,6 @@ def metrics() -> Any:
     except Exception as error:
         # Clients may be the operator's own, their packages be missing, and their hosts be unknown.
         raise IntegrationError(f"Airflow's [metrics] section: {type(error).__name__}: {error}") from error
-
-
-def exporters() -> dict[str, str]:
-    """Tell which options have Airflow start threads while it is imported, by the package that these run."""
-    return {
-        package: f"Airflow starts it for [{section}] otel_on, which fork_safety = strict excludes"
-        for section, package in (("metrics", "opentelemetry.sdk.metrics"), ("traces", "opentelemetry.sdk"))
-        if conf.getboolean(section, "otel_on", fallback=False)
-    }
-
-
-def release_connections() -> None:
-    """
-    Close this process's idle connections to the metadata database, before it forks.
-
-    Airflow lets a child forget its parent's pool, but the child has the sockets open all the same, and the
-    main thread's session, with the connection that it has in use, is there for whoever asks for one.
-    """
-    if settings.Session is not None:
-        settings.Session.remove()
-    if settings.engine is not None:
-        settings.engine.dispose()
-    if settings.async_engine is not None:
-        pool = settings.async_engine.sync_engine.pool
-        was_used = isinstance(pool, QueuePool) and pool.checkedin() > 0
-        settings.async_engine.sync_engine.dispose(close=False)
-        if was_used:
-            # They belong to event loops that are over, which is where they would have to be closed. What
-            # closes them is their end as objects, and they are part of cycles.
-            del pool
-            gc.collect()
-
-
-_connections: WeakSet[Any] = WeakSet()
-"""Connections to databases that this process has, or had when it was forked."""
-
-
-@event.listens_for(Pool, "connect")
-def _note_connection(connection: Any, _record: Any) -> None:
-    with contextlib.suppress(TypeError):  # sqlite3's cannot be; nobody is at their other end
-        _connections.add(connection)
-
-
-def forget_inherited() -> None:
-    """
-    Forget, in a process that was just forked, what threads of its parent have to do with databases.
-
-    Whatever finishes a session of theirs, as Airflow does with all when a worker leaves, would say so on the
-    parent's socket, in the middle of its transaction. So they are taken out of SQLAlchemy's list, and each
-    socket is exchanged for one that nobody is at the other end of.
-    """
-    getattr(orm_session, "_sessions", {}).clear()
-    here, there = socket.socketpair()
-    there.close()
-    with here:
-        for connection in tuple(_connections):
-            with contextlib.suppress(Exception):  # closed, or of a driver that does not tell
-                os.dup2(here.fileno(), connection.fileno(), inheritable=False)
-    _connections.clear()
-
-
-async def connect() -> None:
-    """
-    Open the first asynchronous connection to the metadata database, which stays in its pool.
-
-    :raises Exception: when the database is away.
-    """
-    if settings.async_engine is not None:
-        async with settings.async_engine.connect():
-            pass
-
-
-async def connect_in_thread() -> None:
-    """
-    Open the first synchronous connection, as an endpoint does: in one of the threads that wait for such.
-
-    Cancelled, it leaves the thread behind that waits for the database: not for a process that forks.
-
-    :raises Exception: as :func:`connect`.
-    """
-
-    def open_one() -> None:
-        with settings.engine.connect():
-            pass
-
-    if settings.engine is not None:
-        # Its threads are daemons, unlike those of an event loop: they keep no worker from leaving.
-        await anyio.to_thread.run_sync(open_one, abandon_on_cancel=True)
-
-
-async def dispose_async_orm() -> None:
-    """Close the connections to the metadata database that belong to this event loop."""
-    if settings.async_engine is not None:
-        await settings.async_engine.dispose()
-
-
-def dispose_orm() -> None:
-    """Close this process's pooled connections to the metadata database, for good."""
-    settings.dispose_orm(do_log=False)
 
 
 def command_arguments() -> argparse.Namespace:

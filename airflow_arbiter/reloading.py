@@ -284,7 +284,7 @@ class Reloader:
     def _succeed(self) -> None:
         """Become the new image; where a signal has come first, with the next turn."""
         try:
-            self._master.app.prepare_fork()
+            self._master.app.served.prepare_fork()
             message = succession.hand_over(self._master, self._passed)  # workers may have come and gone
             message.retry_s = self.retry_s if self._master.load_error else RETRY_FIRST_S
             message.warmup_s = self._warmup_s

@@ -74,7 +74,7 @@ def reread(master: Master) -> str:
 
     :return: what is wrong with it, in words; empty where it was taken in.
     """
-    old, scaled = master.cfg, master.num_workers
+    old, served, scaled = master.cfg, master.app.served, master.num_workers
     reset_environment(old)
     try:
         with alarm(old.worker_boot_timeout):
@@ -85,7 +85,7 @@ def reread(master: Master) -> str:
         master.log.setup(master.app.cfg)
         master.setup(master.app)
     except (Exception, SystemExit, LateError) as error:
-        master.app.restore(old)
+        master.app.restore(old, served)
         _restore_log(master.log, old)
         master.setup(master.app)  # back to what it makes of the old one
         master.keep_target(scaled)

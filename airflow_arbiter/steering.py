@@ -105,7 +105,7 @@ class Steering:
         return ServerReport(
             pid=master.pid,
             title=f"master [{master.proc_name}]",
-            app=master.app.app_uri or "airflow-api-server",
+            app=master.app.served.name,
             version=__version__,
             gunicorn_version=gunicorn.__version__,
             listeners=tuple(map(str, master.LISTENERS)),

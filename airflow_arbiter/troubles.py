@@ -17,7 +17,7 @@ def refuse_new(troubles: Mapping[str, str], *, known: Collection[str]) -> None:
     """
     Refuse an app with troubles that it did not have. By name: what they tell may differ with each process.
 
-    :param troubles: as :meth:`airflow_arbiter.app.AirflowGunicornApp.troubles`.
+    :param troubles: as :meth:`airflow_arbiter.served.Served.troubles`.
     :param known: the names of those that it had.
     :raises UnfitError: when there are such.
     """

@@ -172,7 +172,7 @@ class AirflowUvicornWorker(UvicornWorker):
         return Config(**{**kwargs, **self.CONFIG_KWARGS})
 
     def _app_with_access_log(self) -> Any:
-        if self.app.logs_requests:
+        if self.app.served.logs_requests:
             return self.wsgi
         return AccessLog(
             self.wsgi,
@@ -184,7 +184,7 @@ class AirflowUvicornWorker(UvicornWorker):
     @property
     def _health_path(self) -> str | None:
         """The path of health checks, as requests from outside have it: without a query."""
-        path = self.app.health_check_path
+        path = self.cfg.health_check_path
         return None if path is None else urlsplit(path).path
 
     async def _serve(self) -> None:
@@ -212,7 +212,7 @@ class AirflowUvicornWorker(UvicornWorker):
         if not self._server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)  # older versions of uvicorn only return
         try:
-            await asyncio.wait_for(self.app.leave_loop(), LEAVE_LOOP_S)
+            await asyncio.wait_for(self.app.served.leave_loop(), LEAVE_LOOP_S)
         except Exception:
             events.publish_exception("worker.exit_hook_failed", level="warning")
 
@@ -240,7 +240,7 @@ class AirflowUvicornWorker(UvicornWorker):
         background.
         """
         trouble = await self._connect()
-        path = self.app.health_check_path
+        path = self.cfg.health_check_path
         if path is None:
             await self._insist_on_connections(trouble)
             self._has_proved = True
@@ -264,7 +264,7 @@ class AirflowUvicornWorker(UvicornWorker):
         :return: what is wrong with it; empty where nothing is.
         """
         try:
-            await asyncio.wait_for(self.app.connect_worker(), self.cfg.health_check_timeout)
+            await asyncio.wait_for(self.app.served.connect_worker(), self.cfg.health_check_timeout)
         except Exception as error:
             because = f"{type(error).__name__}: {error}"
             if because != known:

@@ -85,7 +85,7 @@ def test_own_defaults() -> None:
         app.cfg.worker_class_str,
         app.cfg.control_socket,
         app.cfg.default_proc_name,
-        app.health_check_path,
+        app.cfg.health_check_path,
         sorted(app.cfg.logconfig_dict),
     ) == (
         "airflow_arbiter.workers.AirflowUvicornWorker",
@@ -120,13 +120,13 @@ def test_log_of_the_operator_stays(name: str, value: object, tmp_path: Path) -> 
 )
 def test_which_app(given: dict[str, Any], arguments: list[str] | None, uri: str) -> None:
     """The app is named by the last layer that names one."""
-    assert AirflowGunicornApp(given, arguments=arguments).app_uri == uri
+    assert AirflowGunicornApp(given, arguments=arguments).served.name == uri
 
 
 def test_app_named_in_the_file(tmp_path: Path) -> None:
     """A configuration file may name the app too."""
     config = written(tmp_path / "conf.py", "wsgi_app = 'c:app'")
-    assert AirflowGunicornApp({"wsgi_app": "a:app", "config": config}).app_uri == "c:app"
+    assert AirflowGunicornApp({"wsgi_app": "a:app", "config": config}).served.name == "c:app"
 
 
 @pytest.mark.parametrize("where", ["cfg", "environment", "arguments"])
@@ -280,14 +280,14 @@ def test_reload_reads_all_anew(tmp_path: Path) -> None:
 def test_bad_reload_keeps_the_old_options(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A configuration with an error changes nothing."""
+    """A configuration with an error changes nothing, not even which app is served."""
     config = tmp_path / "conf.py"
     app = AirflowGunicornApp({**APP, "config": written(config, "workers = 3")})
-    old = app.cfg
-    written(config, text)
+    old, served = app.cfg, app.served
+    written(config, f"wsgi_app = 'another:app'\n{text}")
     with pytest.raises(SettingsError):
         app.reload()
-    assert app.cfg is old
+    assert (app.cfg, app.served) == (old, served)
     assert app.cfg.workers == 3
     capsys.readouterr()
 
@@ -351,7 +351,7 @@ def test_other_app_needs_no_airflow(tmp_path: Path) -> None:
     """An app that is named is served without Airflow."""
     program = """
 from airflow_arbiter import AirflowGunicornApp
-print(AirflowGunicornApp({"wsgi_app": "a:app"}).app_uri)
+print(AirflowGunicornApp({"wsgi_app": "a:app"}).served.name)
 """
     ended = run_without_airflow(program, tmp_path)
     assert (ended.stdout, ended.stderr, ended.returncode) == ("a:app\n", "", 0)

@@ -21,7 +21,7 @@ class Master:
         self.generation = 1
         self.load_error = None
         self.execs = 0
-        self.app = SimpleNamespace(prepare_fork=self._prepare_fork)
+        self.app = SimpleNamespace(served=SimpleNamespace(prepare_fork=self._prepare_fork))
         self.reloader = Reloader(self, SimpleNamespace(room_bytes=lambda: room_bytes))  # type: ignore[arg-type]
 
     def _prepare_fork(self) -> None:
