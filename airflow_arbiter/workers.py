@@ -35,6 +35,7 @@ from airflow_arbiter.books import Book
 from airflow_arbiter.drain import DrainingServer
 from airflow_arbiter.health import Prober, ProbeResult
 from airflow_arbiter.loops import calm_accept_errors
+from airflow_arbiter.probation import PROOF_S
 from airflow_arbiter.proctitle import set_title
 from airflow_arbiter.stacks import HeldRequest
 from airflow_arbiter.status import Field, StatusPage
@@ -46,9 +47,10 @@ BEAT_S = 1.0
 """Longest pause between two heartbeats; a short ``timeout`` makes it shorter."""
 
 YOUNG_BEAT_S = 0.25
-"""The same, until a worker has been ready for a while: a rollout waits to see that it does not hang."""
+"""The same, while a worker is young: a rollout waits to see that it does not hang."""
 
-YOUNG_S = 3.0
+YOUNG_S = 2 * PROOF_S
+"""How long it is young: longer than a rollout waits for it, which could not end without it."""
 
 PROBE_PAUSE_FIRST_S = 0.1
 PROBE_PAUSE_LAST_S = 1.0

@@ -17,6 +17,8 @@ from harness.waiting import eventually
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from airflow_arbiter.workers import YOUNG_S
+
 
 def test_rollouts_with_tls_lose_nothing(serve: Start, certificate: tuple[list[str], ssl.SSLContext]) -> None:
     """Three rollouts under TLS clients, whose handshakes may have begun before a drain."""
@@ -117,12 +119,13 @@ def test_a_websocket_is_opened_before_it_is_closed(serve: Start, set_fault: SetF
 
 
 def test_max_requests_replaces_workers_without_a_loss(serve: Start) -> None:
-    """A worker over `max_requests` serves on until its successor is ready."""
-    server = serve("--max-requests=500", workers=2)
+    """A worker over `max_requests` serves on until its successor is ready; none is over it while young."""
+    server = serve("--max-requests=50", workers=2)
     with Load(server.port, clients=8) as load:
         server.wait_event("rollout.completed", 2)
     assert load.failures == {}
     assert {event.values["reason"] for event in server.events("rollout.started")} == {"requests"}
+    assert min(float(event.values["uptime_s"]) for event in server.events("worker.exited")) > YOUNG_S
 
 
 def test_the_lifespan_is_shut_down(serve: Start, faults: Path) -> None:
