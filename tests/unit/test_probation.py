@@ -11,8 +11,17 @@ from statistics import mean
 import pytest
 
 from airflow_arbiter import history
-from airflow_arbiter.pool import Departure, Drain, PoolView, RolloutPolicy, RolloutState, Spawn, WorkerView
-from airflow_arbiter.probation import ALONE_S, DEATH_AT_ONCE_S
+from airflow_arbiter.pool import (
+    Backoff,
+    Departure,
+    Drain,
+    PoolView,
+    RolloutPolicy,
+    RolloutState,
+    Spawn,
+    WorkerView,
+)
+from airflow_arbiter.probation import ALONE_S, DEATH_AT_ONCE_S, held_back
 from airflow_arbiter.rollout import plan
 
 STEP_S = 0.25
@@ -160,3 +169,21 @@ def test_mended_code_does_not_wait_for_the_crashes_before_it(after_s: float) -> 
     pool.state = history.settle_reload(pool.state)
     pool.run(BOOT_S + 1, nobody)
     assert pool.available[-1] == TARGET
+
+
+def test_only_as_many_are_held_back_as_died_at_once() -> None:
+    """Of two that are missing, one that died at once waits; the other one, which nobody blames, does not."""
+    ready = [
+        WorkerView(pid=age, age=age, generation=1, spawned_at=997.0, ready_at=999.0, beat_at=1000.0)
+        for age in (1, 2, 3)
+    ]
+    state = RolloutState(crash_backoff=Backoff(strikes=2, struck_at=1000.0, retry_at=1002.0))
+    view = PoolView(
+        now=1000.0,
+        target=TARGET,
+        generation=1,
+        workers=tuple(ready[:2]),
+        state=state,
+        departures=(Departure(worker=ready[2], cause="signal SIGSEGV"),),
+    )
+    assert held_back(state, view, POLICY) == 1
