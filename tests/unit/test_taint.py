@@ -6,6 +6,7 @@ import _thread
 import asyncio
 import gc
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,12 @@ class Client:
 
     def __init__(self) -> None:
         self.bound_to = asyncio.get_running_loop()
+
+
+class Keeper:
+    """Stands for what keeps others."""
+
+    kept: object
 
 
 async def make_client() -> Client:
@@ -61,12 +68,40 @@ def test_nothing_is_left(traces: Traces) -> None:
     assert traces.left() == ""
 
 
+def test_garbage_is_nothing_left(traces: Traces) -> None:
+    """What holds the event loop and is held by nobody has only not been collected yet."""
+    gc.disable()
+    try:
+        client = run(traces, make_client())
+        client.itself = client
+        del client
+        assert traces.left() == ""
+    finally:
+        gc.enable()
+
+
 def test_what_holds_the_event_loop_is_named(traces: Traces) -> None:
     """By the type of the object that a person would look for, however it is kept."""
     kept = {"clients": [run(traces, make_client())]}
     assert traces.left() == f"an event loop, held by {__name__}.Client"
     kept.clear()
     assert traces.left() == ""
+
+
+def test_holders_far_away_are_named(traces: Traces) -> None:
+    """Containers say nothing: who has them is looked for."""
+    keeper = Keeper()
+    keeper.kept = [({"loop": run(traces, make_client()).bound_to},)]
+    assert traces.left() == f"an event loop, held by {__name__}.Keeper"
+
+
+def test_a_few_holders_are_named(traces: Traces) -> None:
+    """Where a whole framework is bound to the event loop, three are enough."""
+    client = run(traces, make_client())
+    others = [type(f"Other{number}", (Keeper,), {})() for number in range(4)]
+    for other in others:
+        other.kept = client.bound_to
+    assert traces.left().count(",") == 1 + 2
 
 
 def test_what_asyncio_binds_is_named(traces: Traces) -> None:
@@ -86,6 +121,12 @@ def test_threads_that_python_does_not_know(traces: Traces, released: threading.E
     """They are seen as the system has them."""
     _thread.start_new_thread(released.wait, ())
     assert traces.left().startswith("native thread '")
+
+
+def test_threads_that_are_about_to_end_are_waited_for(traces: Traces) -> None:
+    """The system knows a thread for a moment longer than Python does."""
+    _thread.start_new_thread(time.sleep, (0.1,))
+    assert traces.left() == ""
 
 
 def test_threads_from_before_are_none_of_it(released: threading.Event) -> None:
