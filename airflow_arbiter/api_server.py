@@ -17,14 +17,9 @@ from airflow.configuration import SECRET_KEY, conf
 from gunicorn import util
 
 from airflow_arbiter import metadata_database, provider
-from airflow_arbiter.health import Headers
 from airflow_arbiter.served import Served
 
 APP_URI = "airflow.api_fastapi.main:app"
-
-_SIMPLE_AUTH_MANAGER = "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"
-_TOKEN_VALID_S = 60
-"""Longer than a warm-up may take."""
 
 
 class ApiServer(Served):
@@ -102,22 +97,6 @@ class ApiServer(Served):
 
     def metrics(self) -> Any:
         return provider.metrics()
-
-    def warmup_headers(self) -> Headers:
-        """
-        Make a token of a user who may look at things, and is nobody.
-
-        Only the simple auth manager takes a user whom nobody has entered; others keep theirs in a database or
-        elsewhere, and the warm-up goes as far as they let a stranger. The token never leaves this process.
-        """
-        from airflow.api_fastapi.app import get_auth_manager
-
-        if not provider.serves_core() or conf.get("core", "auth_manager") != _SIMPLE_AUTH_MANAGER:
-            return ()
-        manager = get_auth_manager()
-        user = manager.deserialize_user({"sub": "airflow-arbiter", "role": "VIEWER"})
-        token = manager.generate_jwt(user, expiration_time_in_seconds=_TOKEN_VALID_S)
-        return ((b"authorization", f"Bearer {token}".encode()),)
 
     def prepare_fork(self) -> None:
         metadata_database.release_connections()

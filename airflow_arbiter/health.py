@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import enum
 import json
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -19,9 +19,6 @@ Message = MutableMapping[str, Any]
 ASGIApp = Callable[
     [Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
 ]
-
-Headers = Sequence[tuple[bytes, bytes]]
-"""Names, in lower case, and values."""
 
 _BODY_LIMIT_BYTES = 64 * 1024
 """What is read of a health answer; the rest is drained unseen."""
@@ -84,9 +81,7 @@ def describe(code: int) -> str:
     }[Outcome(outcome)]
 
 
-async def probe(
-    app: ASGIApp, path: str, *, state: Message, timeout_s: float, headers: Headers = ()
-) -> ProbeResult:
+async def probe(app: ASGIApp, path: str, *, state: Message, timeout_s: float) -> ProbeResult:
     """
     Ask the app for its health.
 
@@ -94,10 +89,9 @@ async def probe(
     :param path: path and query, as a client would send them.
     :param state: the lifespan's state; the request gets a copy, as every request does.
     :param timeout_s: seconds to wait for the whole answer.
-    :param headers: to send beside the usual.
     """
     answer = _Answer()
-    request = asyncio.ensure_future(_call(app, _scope(path, state, headers), answer))
+    request = asyncio.ensure_future(_call(app, _scope(path, state), answer))
     # asyncio.wait, not wait_for: an app that swallows its cancellation must not hold us up.
     await asyncio.wait({request}, timeout=timeout_s)
     if not request.done():
@@ -197,7 +191,7 @@ async def _call(app: ASGIApp, scope: Message, answer: _Answer) -> None:
             task.result()
 
 
-def _scope(path: str, state: Message, headers: Headers) -> Message:
+def _scope(path: str, state: Message) -> Message:
     url = urlsplit(path)
     return {
         "type": "http",
@@ -209,7 +203,7 @@ def _scope(path: str, state: Message, headers: Headers) -> Message:
         "raw_path": url.path.encode("ascii"),
         "query_string": url.query.encode("ascii"),
         "root_path": "",
-        "headers": [(b"host", b"localhost"), (b"user-agent", b"airflow-arbiter-probe"), *headers],
+        "headers": [(b"host", b"localhost"), (b"user-agent", b"airflow-arbiter-probe")],
         "client": ("127.0.0.1", 0),
         "server": ("127.0.0.1", 0),
         "state": dict(state),

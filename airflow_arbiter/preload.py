@@ -29,7 +29,7 @@ from uvicorn.config import Config
 from airflow_arbiter import events, fork_safety, immortal
 from airflow_arbiter.alarm import LateError, alarm
 from airflow_arbiter.errors import IntegrationError
-from airflow_arbiter.health import ASGIApp, Headers, Outcome, describe, probe
+from airflow_arbiter.health import ASGIApp, Outcome, describe, probe
 from airflow_arbiter.taint import TaintedError, Traces
 
 LIMIT_S = 20.0
@@ -267,13 +267,12 @@ async def _ask(app: Any, asgi_app: Any, course: _Course, *, ends_at: float) -> N
         # First, because it can be cancelled: a request that waits for a database in a thread cannot, and
         # the thread would be there at the fork. Without a database nothing is asked.
         await asyncio.wait_for(app.served.enter_loop(), PATH_LIMIT_S)
-        headers = _headers(app, course)
         for path in app.cfg.warmup_path:
             left_s = min(PATH_LIMIT_S, ends_at - time.monotonic())
             if left_s <= 0:
                 course.failures[path] = "no time was left for it"
                 continue
-            result = await probe(loaded_app, path, state={}, timeout_s=left_s, headers=headers)
+            result = await probe(loaded_app, path, state={}, timeout_s=left_s)
             if isinstance(result.error, LateError):
                 raise result.error
             if result.passed:
@@ -284,16 +283,6 @@ async def _ask(app: Any, asgi_app: Any, course: _Course, *, ends_at: float) -> N
                 course.failures[path] = describe(result.code).replace("health check", "it")
     finally:
         await app.served.leave_loop()
-
-
-def _headers(app: Any, course: _Course) -> Headers:
-    """What lets the requests pass where the app asks who they are from, as far as it has that."""
-    try:
-        headers: Headers = app.served.warmup_headers()
-    except Exception as error:
-        course.failures[""] = f"not as a user: {type(error).__name__}: {error}"
-        return ()
-    return headers
 
 
 @contextlib.contextmanager

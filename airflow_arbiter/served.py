@@ -11,8 +11,6 @@ from typing import Any
 
 from gunicorn import util
 
-from airflow_arbiter.health import Headers
-
 
 class Served:
     """
@@ -75,14 +73,6 @@ class Served:
         :raises IntegrationError: where that cannot be used by a master that forks.
         """
         return None
-
-    def warmup_headers(self) -> Headers:
-        """
-        Make what the requests of a warm-up are sent with, beside the usual. It has been loaded.
-
-        :raises Exception: where it cannot be made; they are sent without it then.
-        """
-        return ()
 
     def prepare_fork(self) -> None:
         """Let go of what a worker must not inherit."""
