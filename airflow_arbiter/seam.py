@@ -11,6 +11,7 @@ version in its own way, and hands them to the class that we put in the place of 
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
@@ -96,6 +97,8 @@ def take(module: Any) -> None:
     arbiter = provider.gunicorn_arbiter()
     if arbiter == provider.OURS:
         check_platform()
+        # Notes connections from here on: a configuration file runs before the app is known, and may make some.
+        importlib.import_module("airflow_arbiter.metadata_database")
         create = getattr(module, FUNCTION, None)
         if (
             not isinstance(create, FunctionType)
