@@ -97,7 +97,7 @@ def take(module: Any) -> None:
     arbiter = provider.gunicorn_arbiter()
     if arbiter == provider.OURS:
         check_platform()
-        # Notes connections from here on: a configuration file runs before the app is known, and may make some.
+        # Notes connections from here on: a configuration file runs before the app is known, and may make one.
         importlib.import_module("airflow_arbiter.metadata_database")
         create = getattr(module, FUNCTION, None)
         if (

@@ -103,7 +103,7 @@ def test_airflows_own_arbiter_is_an_option_away(theirs: Server) -> None:
     """`[api] gunicorn_arbiter = airflow` leaves everything as it was, and says so."""
     (chosen,) = theirs.events("arbiter.chosen")
     assert chosen.values["arbiter"] == "airflow"
-    assert theirs.process_count() == 2
+    eventually(lambda: theirs.process_count() == 2, what="both its workers are there")
     assert theirs.workers() == []
     assert theirs.events("worker.ready") == []
 

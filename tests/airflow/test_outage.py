@@ -94,7 +94,7 @@ def test_a_worker_that_dies_is_replaced_after_the_outage(server: Server, postgre
     """Its successor cannot prove itself and the pool is one short, until the database is back."""
     killed, *others = [worker.pid for worker in server.wait_ready(WORKERS)]
     stalls = _Since(server, "rollout.stalled")
-    with Load(server.port, path=VERSION, clients=2, pause_s=0.1) as load:
+    with Load(server.port, path=VERSION, clients=2, pause_s=0.5) as load:
         with postgres.away():
             os.kill(killed, signal.SIGKILL)
             stall = stalls.wait()

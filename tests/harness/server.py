@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -21,6 +22,10 @@ from harness.waiting import eventually
 
 _TITLE = re.compile(r"\[(?P<state>\w+)\] airflow-arbiter: worker (?P<age>\d+) gen (?P<generation>\d+) \[.*\]")
 _EVENT = re.compile(r"^\S+ \[\w+ *\] (?P<name>[a-z_]+\.[a-z_]+) +\[airflow_arbiter\] ?(?P<values>.*)$")
+
+_FIRST_PORT, _PORTS = 20_000, 12_000
+_ports = (_FIRST_PORT + number % _PORTS for number in itertools.count(os.getpid() * 997))
+"""Below the ports that the system gives, beginning elsewhere in each process of a test run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,14 +106,14 @@ class Server:
         self, count: int, generation: int | None = None, within_s: float = 60.0
     ) -> list[SeenWorker]:
         """Wait for just this many ready workers."""
-        eventually(
-            lambda: len(self.ready(generation)) == count or self._popen.poll() is not None,
-            what=f"{count} ready workers of generation {generation}",
-            within_s=within_s,
-        )
-        ready = self.ready(generation)
-        assert len(ready) == count, f"server ended with {self._popen.poll()}"
-        return ready
+
+        def found() -> list[SeenWorker]:
+            code = self._popen.poll()
+            assert code is None, f"server ended with {code}"
+            ready = self.ready(generation)
+            return ready if len(ready) == count else []
+
+        return eventually(found, what=f"{count} ready workers of generation {generation}", within_s=within_s)
 
     def send(self, sig: signal.Signals) -> None:
         """Send the master a signal."""
@@ -221,11 +226,17 @@ def read_event(line: str) -> SeenEvent | None:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody uses now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """
+    A TCP port of 127.0.0.1 that nobody uses now.
+
+    Not one that the system gives to whoever asks for any: it is free for as long as a server takes to start.
+    """
+    for port in itertools.islice(_ports, _PORTS):
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def is_alive(pid: int) -> bool:

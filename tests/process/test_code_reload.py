@@ -290,7 +290,7 @@ def test_a_drain_goes_on_over_the_exec(start: Start, code: CodeApp) -> None:
     (old,) = server.ready()
     answers: list[tuple[int, bytes]] = []
     client = threading.Thread(
-        target=lambda: answers.append(Client(server.port, keep_alive=False).get("/hold?6"))
+        target=lambda: answers.append(Client(server.port, keep_alive=False).get("/hold?15"))
     )
     client.start()
     eventually(lambda: _connections(old.pid), what="it holds a request")

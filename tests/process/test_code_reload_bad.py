@@ -52,7 +52,7 @@ def test_bad_code_harms_nobody(
     start: Start, code: CodeApp, faults: dict[str, str], error: str, shows: str
 ) -> None:
     """The old code serves on and is what replaces a worker; why is told once; good code comes in after."""
-    server = _serve(start, code, "--worker-boot-timeout=3")
+    server = _serve(start, code, f"--worker-boot-timeout={3 if 'not ready' in error else 60}")
     old = server.ready()
     with Load(server.port, clients=4, pause_s=0.002) as load:
         code.write("bad", **faults)
@@ -97,7 +97,7 @@ def test_how_the_app_leaves_the_preflight_does_not_matter(start: Start, code: Co
     server.wait_event("reload.resumed")
     preflight, child = (mark.pid for mark in code.marks("import") if mark.pid != server.pid)
     assert_gone([preflight, child])
-    server.wait_ready(1, generation=2)
+    eventually(lambda: server.ready(generation=2), what="the new code serves")
 
 
 @pytest.mark.parametrize("preload", [True, False], ids=["preloaded", "plain"])
@@ -193,8 +193,9 @@ def test_a_configuration_that_breaks_between_preflight_and_exec(
 ) -> None:
     """The workers serve on, and the new image goes on as soon as it can read the configuration."""
     server = _serve_with_breaking_configuration(start, code, tmp_path, how)
-    with Load(server.port, clients=4, pause_s=0.002) as load:
+    with Load(server.port, clients=4, keep_alive=False, pause_s=0.002) as load:
         server.send(signal.SIGHUP)
+        server.wait_event("reload.failed")
         eventually(lambda: title(server.pid) == FAILED, what="the title tells")
         (code.folder / "broken").unlink()
         server.wait_event("rollout.completed")
@@ -244,7 +245,8 @@ def _serve_with_breaking_configuration(
     config = tmp_path / "conf.py"
     files = (f"--pid={tmp_path / 'pid'}", f"--bind=unix:{tmp_path / 'socket'}", "--graceful-timeout=1")
     config.write_text("")
-    server = _serve(start, code, f"--config={config}", "--worker-boot-timeout=3", *files)
+    boot_timeout = f"--worker-boot-timeout={3 if how == HANGS else 60}"
+    server = _serve(start, code, f"--config={config}", boot_timeout, *files)
     (code.folder / "broken").touch()
     config.write_text(f"import os\nFOLDER = {str(code.folder)!r}\n{BREAKS.format(pid=server.pid, how=how)}")
     code.write("two")

@@ -118,7 +118,7 @@ def test_nowhere_to_write(steered: Steered, redirection: str, because: str, outp
 def test_status_of_a_stop(steered: Steered) -> None:
     """How far it is can be asked until the last worker has left, and who waits for a rollout is told."""
     with ThreadPoolExecutor() as pool:
-        answer = pool.submit(steered.server.get, "/hold?s=5")
+        answer = pool.submit(steered.server.get, "/hold?s=20")
         eventually(
             lambda: (
                 steered.report()["workers"][0]["in_flight"] or steered.report()["workers"][1]["in_flight"]
@@ -130,7 +130,7 @@ def test_status_of_a_stop(steered: Steered) -> None:
         assert sum(worker["in_flight"] for worker in steered.report()["workers"]) == 1
         assert "the server is stopping" in steered.refuse("rollout", "status", "--wait")
         assert steered.refuse("scale", "3")
-        assert answer.result(30)[0] == 200
+        assert answer.result(60)[0] == 200
     assert steered.server.wait_exit() == 0
     assert "no server answers" in steered.refuse("status")
 

@@ -59,6 +59,7 @@ def test_a_stopped_worker_is_replaced_alone(serve: Start) -> None:
         load.wait_answered(100)
         inside = _stop_and_count_connections(victim.pid, server.port)
         (event,) = server.wait_event("worker.killed")
+        server.wait_event("worker.exited")
         server.wait_ready(4)
         load.wait_answered(100)
     assert event.values["pid"] == str(victim.pid)

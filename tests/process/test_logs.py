@@ -168,6 +168,7 @@ def _live(server: Server, tmp_path: Path, set_fault: SetFault) -> None:
     for path in ("/", "/raise", "/warn", "/log", "/task", "/thread"):
         server.get(path)
     eventually(lambda: server.log().count("request.finished") == 6, what="the access log is written")
+    eventually(lambda: "thread.failed" in server.log(), what="the thread's end is told")
     with pytest.raises((OSError, ClosedError)):
         server.get("/die")
     server.wait_event("worker.spawned", 3)
