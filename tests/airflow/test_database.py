@@ -57,9 +57,11 @@ def test_no_connection_of_the_master_reaches_a_worker(
     )
     with sync, on_loop:
         first = _wait_connected(server, postgres)
+        old = _backends(set().union(*first.values()), postgres)
         server.send(signal.SIGTTOU)
-        of_master = eventually(
-            lambda: _database_ports(server.pid, postgres), what="the master has used its pools"
+        old |= eventually(
+            lambda: _backends(_database_ports(server.pid, postgres), postgres),
+            what="the master has used its pools",
         )
         server.send(signal.SIGHUP)
         server.wait_event("rollout.completed", within_s=150)
@@ -68,9 +70,8 @@ def test_no_connection_of_the_master_reaches_a_worker(
         _assert_apart(server, postgres)
     assert (sync.failures, on_loop.failures) == ({}, {})
     assert not set(first) & set(second)
-    old_ports = of_master.union(*first.values())
     eventually(
-        lambda: not old_ports & {backend.client_port for backend in postgres.backends()},
+        lambda: not old & {backend.pid for backend in postgres.backends()},
         what="the backends of the old workers and of the old image are gone",
     )
     assert "worker.exit_hook_failed" not in server.log()
@@ -97,6 +98,11 @@ def _assert_apart(server: Server, postgres: Postgres) -> None:
     pids = [server.pid, *(worker.pid for worker in server.workers())]
     ports = [port for pid in pids for port in _database_ports(pid, postgres)]
     assert len(ports) == len(set(ports))
+
+
+def _backends(ports: set[int], postgres: Postgres) -> set[int]:
+    """The backends at the other end now; a port's number may soon be that of another connection."""
+    return {backend.pid for backend in postgres.backends() if backend.client_port in ports}
 
 
 def _database_ports(pid: int, postgres: Postgres) -> set[int]:
