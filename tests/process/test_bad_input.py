@@ -212,4 +212,4 @@ def test_what_does_not_fit_is_lowered_at_the_start_and_by_reload(start: Start, t
             what="a worker holds the request",
         )
         server.send(signal.SIGTERM)
-        assert server.wait_exit(30) == 0  # and not 60
+        assert server.wait_exit(4) == 0

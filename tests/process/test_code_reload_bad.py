@@ -97,7 +97,7 @@ def test_how_the_app_leaves_the_preflight_does_not_matter(start: Start, code: Co
     server.wait_event("reload.resumed")
     preflight, child = (mark.pid for mark in code.marks("import") if mark.pid != server.pid)
     assert_gone([preflight, child])
-    eventually(lambda: server.ready(generation=2), what="the new code serves")
+    server.wait_ready(2, generation=2)
 
 
 @pytest.mark.parametrize("preload", [True, False], ids=["preloaded", "plain"])
@@ -193,7 +193,7 @@ def test_a_configuration_that_breaks_between_preflight_and_exec(
 ) -> None:
     """The workers serve on, and the new image goes on as soon as it can read the configuration."""
     server = _serve_with_breaking_configuration(start, code, tmp_path, how)
-    with Load(server.port, clients=4, keep_alive=False, pause_s=0.002) as load:
+    with Load(server.port, clients=4, pause_s=0.002) as load:
         server.send(signal.SIGHUP)
         server.wait_event("reload.failed")
         eventually(lambda: title(server.pid) == FAILED, what="the title tells")

@@ -126,7 +126,7 @@ def test_a_resolver_that_hangs_holds_nobody_up(start: Start, tmp_path: Path) -> 
     assert asker != server.pid
     server.kill_a_worker()
     server.wait_event("worker.ready", 3)
-    assert all(float(event.values["turn_ms"]) < 2000 for event in server.events("arbiter.turn_slow"))
+    assert server.events("arbiter.turn_slow") == []
     server.send(signal.SIGTERM)
     assert server.wait_exit() == 0
     eventually(lambda: not is_alive(asker), what="the errand is gone")

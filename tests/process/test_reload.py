@@ -74,7 +74,7 @@ def test_a_configuration_that_never_ends_holds_nobody_up(
         server.wait_event("rollout.completed")
         server.wait_ready(3, generation=2)
     assert load.failures == {}
-    assert all(float(event.values["turn_ms"]) < 2000 for event in server.events("arbiter.turn_slow"))
+    assert server.events("arbiter.turn_slow") == []
 
 
 def test_preload_is_turned_on_and_off_by_a_reload(
