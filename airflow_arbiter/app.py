@@ -8,35 +8,25 @@ section (when Airflow is what we serve), the mapping given to :class:`AirflowGun
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib.util
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.machinery import SourceFileLoader
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from gunicorn.app.base import Application, BaseApplication
 from gunicorn.config import get_default_config_file
 from gunicorn.errors import ConfigError
 
-from airflow_arbiter import checks, handover, launch, limits, logconfig, settings
+from airflow_arbiter import checks, commandline, handover, launch, limits, logconfig, settings
 from airflow_arbiter.errors import IntegrationError, SettingsError
 from airflow_arbiter.served import Served
 
 USAGE = "%(prog)s [OPTIONS] [APP_MODULE]"
 USAGE_ERROR = 2
-COMMANDS_HELP = (
-    "In place of all this, airflow-arbiter takes commands for a server that runs: doctor, reload, rollout, "
-    "scale, status, worker. airflow-arbiter COMMAND --help tells of one."
-)
-ABOUT = (
-    f"Serve APP_MODULE, or without it, and without any word at all, the Airflow API server. {COMMANDS_HELP}"
-)
-
 _DEFAULTS: dict[str, Any] = {
     "worker_class": settings.WORKER_CLASS,
     "control_socket": "",  # in a private folder, see airflow_arbiter.meeting
@@ -150,9 +140,9 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
 
     def load_config(self) -> None:
         parser = self.cfg.parser()
-        _make_ours(parser)
-        command_line = _parse(parser, self._arguments or (), source="command line")
-        environment = _parse(parser, self._words_of_environment(), source="GUNICORN_CMD_ARGS")
+        commandline.make_ours(parser)
+        command_line = commandline.parse(parser, self._arguments or (), source="command line")
+        environment = commandline.parse(parser, self._words_of_environment(), source="GUNICORN_CMD_ARGS")
         self.chdir()
         self._apply_names(self._options, source="cfg")
         config_file = command_line["config"] or environment["config"] or self._options.get("config")
@@ -164,8 +154,8 @@ class AirflowGunicornApp(Application, _ArbiterApplication):
         layers: list[tuple[str, Mapping[str, Any]]] = [
             ("cfg", self._options),
             (str(config_file), from_file),
-            ("GUNICORN_CMD_ARGS", _given(environment)),
-            ("command line", _given(command_line)),
+            ("GUNICORN_CMD_ARGS", commandline.given(environment)),
+            ("command line", commandline.given(command_line)),
         ]
         positional = command_line["args"]
         uris = [layer["wsgi_app"] for _, layer in layers if layer.get("wsgi_app")] + positional[:1]
@@ -298,34 +288,6 @@ def _with_changes(environment: Mapping[str, str], *, since: Mapping[str, str]) -
         else:
             changed[name] = value
     return changed
-
-
-def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str], *, source: str) -> dict[str, Any]:
-    """
-    Read a command line.
-
-    :raises SettingsError: for what is no option.
-    """
-
-    def refuse(message: str) -> NoReturn:
-        raise SettingsError(f"{source}: {limits.one_line(message)}; see --help")
-
-    parser.error = refuse  # type: ignore[method-assign]
-    return vars(parser.parse_args(list(arguments)))
-
-
-def _make_ours(parser: argparse.ArgumentParser) -> None:
-    """Leave values to the settings, and let ``--version`` tell ours too, not gunicorn's under our name."""
-    parser.description = ABOUT
-    for action in parser._actions:
-        action.type = None
-        if isinstance(action, argparse._VersionAction):
-            action.version = f"%(prog)s {version('airflow-arbiter')} (gunicorn {version('gunicorn')})"
-
-
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were named on a command line."""
-    return {name: value for name, value in options.items() if value is not None and name != "args"}
 
 
 def _api_server() -> Served:

@@ -18,7 +18,7 @@ from typing import Any
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import AppImportError
 
-from airflow_arbiter import capture, events, preload, succession
+from airflow_arbiter import capture, events, passing, preload, succession
 from airflow_arbiter.alarm import alarm
 from airflow_arbiter.arbiter import EXIT_SIGNALS, AirflowArbiter
 from airflow_arbiter.errors import ArbiterError, ForkSafetyError, SettingsError
@@ -45,7 +45,7 @@ def start(app: Any, *, again: Handover | None = None) -> None:
     try:
         _start(app, again)
     except SystemExit as error:
-        preload.leave(error.code)
+        passing.leave(error.code)
         raise
 
 
@@ -107,7 +107,7 @@ def resume(arbiter: AirflowArbiter, handover: Handover, noted: Sequence[int] = (
     try:
         _resume(arbiter, handover)
     except SystemExit as error:
-        preload.leave(error.code)
+        passing.leave(error.code)
         raise
 
 

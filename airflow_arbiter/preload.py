@@ -14,19 +14,15 @@ import asyncio
 import contextlib
 import ctypes
 import gc
-import logging
 import os
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from uvicorn.config import Config
 
-from airflow_arbiter import events, fork_safety, immortal
+from airflow_arbiter import events, fork_safety, immortal, passing
 from airflow_arbiter.alarm import LateError, alarm
 from airflow_arbiter.errors import IntegrationError
 from airflow_arbiter.health import ASGIApp, Outcome, describe, probe
@@ -41,14 +37,6 @@ PATH_LIMIT_S = 10.0
 RESERVE_S = 1.0
 """Part of the whole that no path gets, so that the last one is given up, and not broken off where it is."""
 
-JOIN_LIMIT_S = 1.0
-"""Time for tasks and for threads of the warm-up to end."""
-
-CLEANUP_LIMIT_S = 2 * JOIN_LIMIT_S
-"""Time for all that the event loop has to end, should a task not let it turn."""
-
-_JOIN_PAUSE_S = 0.01
-
 AGAIN_FACTOR, AGAIN_FLOOR_S = 3.0, 1.0
 """What a warm-up gets that has gone well a moment ago, as a multiple of what it took, and in seconds more."""
 
@@ -57,9 +45,6 @@ _ASKED_WHO = (401, 403)
 
 _GC_THRESHOLD = 50_000
 """Of new objects, while the app is made: they are there to stay, and looking for garbage takes time."""
-
-_stuck: list[threading.Thread] = []
-"""Threads of the warm-up that have not ended with it."""
 
 
 @dataclass(slots=True)
@@ -171,21 +156,6 @@ def _release(app: Any) -> None:
         events.publish_exception("preload.release_failed", level="warning")
 
 
-def leave(code: object) -> None:
-    """
-    End this process at once, where a thread of the warm-up would keep the interpreter from ending.
-
-    :param code: the exit code, as SystemExit has it.
-    """
-    if not any(thread.is_alive() for thread in _stuck):
-        return
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # closed, or full
-            stream.flush()
-    os._exit(code if isinstance(code, int) else bool(code))
-
-
 def _tell(app: Any, audit: fork_safety.Audit, *, is_strict: bool) -> None:
     """
     Say what the audit has found, and has not said before.
@@ -227,7 +197,7 @@ def _warm_up(
     course = _Course()
     has_ended = False
     try:
-        with _passing_loop() as loop:
+        with passing.event_loop() as loop:
             follow(loop)
             with alarm(limit_s):
                 reserve_s = min(RESERVE_S, limit_s / 4)
@@ -283,54 +253,6 @@ async def _ask(app: Any, asgi_app: Any, course: _Course, *, ends_at: float) -> N
                 course.failures[path] = describe(result.code).replace("health check", "it")
     finally:
         await app.served.leave_loop()
-
-
-@contextlib.contextmanager
-def _passing_loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """
-    An event loop, with all that runs on it ended afterwards as far as it can be.
-
-    Not ``asyncio.run``, which waits for threads without a limit, and leaves the main thread without a loop.
-    """
-    before = set(threading.enumerate())
-    loop = asyncio.new_event_loop()
-    executor = ThreadPoolExecutor(thread_name_prefix="preload")
-    loop.set_default_executor(executor)
-    try:
-        yield loop
-    finally:
-        executor.shutdown(wait=False, cancel_futures=True)
-        # An alarm of its own: that of the requests would ring in here, and leave the rest undone.
-        with contextlib.suppress(LateError), alarm(CLEANUP_LIMIT_S):
-            _end_tasks(loop)
-        loop.close()
-        _end_threads(set(threading.enumerate()) - before)
-
-
-def _end_threads(threads: set[threading.Thread]) -> None:
-    """
-    Wait for threads to end, and know those that do not.
-
-    They are known first, because a signal may break this off. Not by join(): broken off, it lets Python 3.11
-    take a thread that lives for one that has ended.
-    """
-    _stuck.extend(threads)
-    deadline = time.monotonic() + JOIN_LIMIT_S
-    while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
-        time.sleep(_JOIN_PAUSE_S)
-    _stuck[:] = [thread for thread in _stuck if thread.is_alive()]
-
-
-def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancel what still runs, and say what that was: no worker will have it."""
-    tasks = asyncio.all_tasks(loop)
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        loop.run_until_complete(asyncio.wait(tasks, timeout=JOIN_LIMIT_S))
-        names = " ".join(sorted(str(task.get_coro()) for task in tasks))
-        events.publish("preload.tasks_ended", level="warning", tasks=names)
-    loop.run_until_complete(loop.shutdown_asyncgens())
 
 
 def _was_just_collected() -> bool:

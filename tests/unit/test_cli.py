@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from gunicorn.ctl.protocol import ControlProtocol, make_response
 
-from airflow_arbiter import __main__, app, cli, examination, screen
+from airflow_arbiter import __main__, cli, commandline, examination, screen
 from airflow_arbiter.client import NoServerError
 
 
@@ -26,7 +26,7 @@ def test_the_first_word_says_who_is_meant() -> None:
     """``airflow-arbiter`` takes the names of all commands for commands, and everything else for an app."""
     names = sorted(command.name for command in cli.COMMANDS)
     assert names == sorted(__main__.COMMANDS)
-    assert ", ".join(names) in app.COMMANDS_HELP
+    assert ", ".join(names) in commandline.COMMANDS_HELP
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import airflow_arbiter
-from airflow_arbiter import __main__, app, settings
+from airflow_arbiter import __main__, commandline, settings
 
 ROOT = str(Path(airflow_arbiter.__file__).parent.parent)
 
@@ -55,7 +55,7 @@ def test_help_says_what_it_does_without_a_word(here: Path) -> None:
     """Serving, and what else there is, before all the options."""
     about, _ = " ".join(run(here, "--help").stdout.split()).split(" options: ", 1)
     assert "without any word at all, the Airflow API server" in about
-    assert app.COMMANDS_HELP in about
+    assert commandline.COMMANDS_HELP in about
 
 
 @pytest.mark.parametrize(
